@@ -1,0 +1,1 @@
+"""The studio: a Gradio page over longmem that shows what memory does to every generated token."""

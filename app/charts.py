@@ -1,0 +1,278 @@
+"""Charts of a retrieval trace: one pure function each, tables in, a Plotly figure out; no model and no page.
+
+Tables, as pandas DataFrames:
+  trace   `step, token, layer, head, rank, chunk, score, weight, gate, document, start, end, text`
+          (`RetrievalTrace.to_frame()`)
+  chunks  `chunk, document_id, document, position, n_tokens`: what was in memory during the run; `position` is the
+          first token of the chunk counted from the oldest token in memory
+  tokens  `step, token, logprob, logprob_empty, effect` (`RetrievalTrace.tokens_frame()`), natural logarithms
+  gates   `step, layer, head, gate` (`RetrievalTrace.gates_frame()`)
+
+A point or cell that stands for a chunk carries its id as the first entry of `customdata`. Hue is the document,
+strength is the weight. Document text and names are escaped: Plotly reads a little HTML in hover labels.
+"""
+
+import html
+
+import numpy as np
+import pandas as pd
+from plotly import graph_objects as go
+
+from app import theme
+
+MAX_BINS = 320  # cells across the memory: about one per pixel of the panel
+MAX_POINTS = 2_500  # points the scatter draws: the heaviest
+MAX_COLUMNS = 24  # chunks in the heads view: the heaviest
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+
+
+def locate(trace: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
+    """The trace with `document_id` and `position` of every chunk; rows of chunks that are not in `chunks` are left out."""
+    return trace.merge(chunks[["chunk", "document_id", "position", "n_tokens"]], on="chunk", how="inner")
+
+
+def empty_figure(message: str, height: int = 220) -> go.Figure:
+    """No data: an empty plane that says why and what to do."""
+    figure = go.Figure(layout=theme.figure_layout(height, xaxis={"visible": False}, yaxis={"visible": False}))
+    return figure.add_annotation(text=message, showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5)
+
+
+def layers_by_position(trace: pd.DataFrame, chunks: pd.DataFrame, *, step: int | None = None) -> go.Figure:
+    """Heatmap: memory layers down, position in memory across, binned to at most MAX_BINS cells.
+
+    A cell is the share of attention (in %) that a query head gave to this stretch of memory: the weights of its
+    chunks summed, then averaged over the heads and tokens that were traced (all of them, or those of `step`).
+    """
+    rows = trace if step is None else trace[trace.step == step]
+    located = locate(rows, chunks)
+    if located.empty:
+        return empty_figure("Nothing was retrieved here: memory is empty or switched off.")
+    layers = sorted(trace.layer.unique())
+    memory_tokens = int((chunks.position + chunks.n_tokens).max())
+    width = max(1, int(np.ceil(memory_tokens / min(MAX_BINS, len(chunks)))))
+    queries = rows.groupby("layer")[["step", "head"]].apply(lambda group: len(group.drop_duplicates()))
+    located = located.assign(bin=located.position // width, share=100 * located.weight / located.layer.map(queries))
+    cells = _heaviest_per_group(located, ["document_id", "layer", "bin"], "share")
+    figure = go.Figure(layout=theme.figure_layout(150 + 44 * len(layers)))
+    for document, group in cells.groupby("document_id"):
+        figure.add_trace(_position_heatmap(document, group, layers, width, cells.share.max()))
+    which = "all tokens" if step is None else f"token {step}"
+    figure.update_layout(title_text=f"Where each layer looked · {which}{_scale_note(cells.share.max())}", margin_t=56)
+    figure.update_xaxes(title_text="position in memory (tokens, oldest first)", range=[0, memory_tokens])
+    figure.update_yaxes(
+        tickvals=list(range(len(layers))), ticktext=[f"layer {x}" for x in layers], range=[len(layers) - 0.5, -0.5]
+    )
+    return figure
+
+
+def steps_by_position(trace: pd.DataFrame, chunks: pd.DataFrame, *, step: int | None = None) -> go.Figure:
+    """Scatter: generated token across, position of a retrieved chunk in memory up; size is weight, symbol is layer.
+
+    Weights are averaged over heads; the MAX_POINTS heaviest points are drawn and the title says so. `step` is marked.
+    """
+    located = locate(trace, chunks)
+    if located.empty:
+        return empty_figure("Nothing was retrieved here: memory is empty or switched off.")
+    heads = trace.groupby("layer")["head"].nunique()
+    points = _heaviest_per_group(located, ["document_id", "step", "layer", "chunk"], "weight")
+    points = points.assign(weight=points.weight / points.layer.map(heads)).sort_values("weight", ascending=False)
+    n_points = len(points)
+    points = points.head(MAX_POINTS)
+    symbol = {layer: SYMBOLS[i % len(SYMBOLS)] for i, layer in enumerate(sorted(trace.layer.unique()))}
+    figure = go.Figure(layout=theme.figure_layout(300))
+    for document, group in points.groupby("document_id"):
+        figure.add_trace(_point_cloud(document, group, symbol, points.weight.max()))
+    if step is not None:
+        figure.add_vline(x=step, line={"color": theme.WITHOUT_MEMORY, "width": 1, "dash": "dot"})
+    drawn = "" if n_points <= MAX_POINTS else f" · the {MAX_POINTS:,} heaviest of {n_points:,}"
+    shapes = ", ".join(f"{symbol[layer]} = layer {layer}" for layer in symbol)
+    figure.update_layout(title_text=f"When it looked where{drawn}<br><sub>{shapes}; size is weight</sub>", margin_t=56)
+    figure.update_xaxes(title_text="generated token", **_token_ticks(trace))
+    figure.update_yaxes(title_text="position in memory (tokens)", rangemode="tozero")
+    return figure
+
+
+def heads_by_chunk(trace: pd.DataFrame, chunks: pd.DataFrame, *, step: int, layer: int) -> go.Figure:
+    """Heatmap of one token and layer: query heads down, the heaviest chunks across in the order of memory.
+
+    A cell is the weight in % (attention inside memory times gate) of that head on that chunk.
+    """
+    rows = trace[(trace.step == step) & (trace.layer == layer)]
+    located = locate(rows, chunks)
+    if located.empty:
+        return empty_figure(f"Layer {layer} retrieved nothing for token {step}.")
+    total = located.groupby("chunk")["weight"].sum().sort_values(ascending=False)
+    kept = located[located.chunk.isin(total.head(MAX_COLUMNS).index)].sort_values("position")
+    columns = {chunk: i for i, chunk in enumerate(kept.chunk.drop_duplicates())}
+    heads = sorted(located["head"].unique())
+    figure = go.Figure(layout=theme.figure_layout(150 + 26 * len(heads)))
+    for document, group in kept.groupby("document_id"):
+        figure.add_trace(_head_heatmap(document, group, heads, columns, 100 * kept.weight.max()))
+    drawn = f"{len(columns)} chunks" if len(total) <= MAX_COLUMNS else f"the {MAX_COLUMNS} heaviest of {len(total)} chunks"
+    note = _scale_note(100 * kept.weight.max())
+    figure.update_layout(title_text=f"Heads of layer {layer} · token {step} · {drawn}{note}", margin_t=56)
+    figure.update_xaxes(title_text="retrieved chunks, in the order of memory (number = chunk id)", tickangle=-60)
+    figure.update_xaxes(tickvals=list(columns.values()), ticktext=[f"#{chunk}" for chunk in columns])
+    figure.update_yaxes(
+        tickvals=list(range(len(heads))), ticktext=[f"head {x}" for x in heads], range=[len(heads) - 0.5, -0.5]
+    )
+    return figure
+
+
+def gate_bars(gates: pd.DataFrame, *, step: int | None = None) -> go.Figure:
+    """Bars: per layer and head the gate, in % of the head's output that comes from memory; of one token or the mean."""
+    rows = gates if step is None else gates[gates.step == step]
+    if rows.empty:
+        return empty_figure("No gates here: memory is empty or switched off.")
+    means = rows.groupby(["layer", "head"], as_index=False)["gate"].agg(["mean", "min", "max"])
+    layers = sorted(means.layer.unique())
+    figure = go.Figure(layout=theme.figure_layout(240))
+    for layer in layers:
+        group = means[means.layer == layer]
+        bars = go.Bar(
+            x=[f"{layer}·{head}" for head in group["head"]],
+            y=100 * group["mean"],
+            marker_color=theme.WITH_MEMORY,
+            customdata=np.column_stack([group["head"], 100 * group["min"], 100 * group["max"]]),
+            hovertemplate=f"layer {layer}, head %{{customdata[0]:.0f}}<br>gate %{{y:.1f}} %"
+            "<br>from %{customdata[1]:.1f} to %{customdata[2]:.1f} %<extra></extra>",
+        )
+        figure.add_trace(bars)
+    which = "mean over all tokens" if step is None else f"token {step}"
+    figure.update_layout(title_text=f"How far each gate is open · {which}", bargap=0.25)
+    figure.update_xaxes(title_text="layer·head", type="category")
+    figure.update_yaxes(title_text="share from memory (%)", range=[0, 100])
+    return figure
+
+
+def effect_strip(tokens: pd.DataFrame, *, step: int | None = None) -> go.Figure:
+    """Bars: what memory did to each token, in nats: log p with memory minus log p with an empty memory."""
+    if tokens.empty:
+        return empty_figure("Nothing generated yet.")
+    colours = np.where(tokens.effect > 0, theme.RAISED, theme.LOWERED)
+    bars = go.Bar(
+        x=tokens.step,
+        y=tokens.effect,
+        marker_color=colours,
+        marker_opacity=1.0 if step is None else np.where(tokens.step == step, 1.0, 0.45),
+        customdata=np.column_stack([100 * np.exp(tokens.logprob), 100 * np.exp(tokens.logprob_empty)]),
+        hovertext=[_visible(token) for token in tokens.token],
+        hovertemplate="token %{x} «%{hovertext}»<br>%{y:+.2f} nats<br>%{customdata[0]:.1f} % with memory"
+        "<br>%{customdata[1]:.1f} % with an empty memory<extra></extra>",
+    )
+    figure = go.Figure(bars, layout=theme.figure_layout(240))
+    figure.update_layout(title_text="What memory did to each token", bargap=0.15)
+    figure.update_xaxes(title_text="generated token", **_token_ticks(tokens))
+    figure.update_yaxes(title_text="effect (nats)", zeroline=True, zerolinecolor="rgba(128,128,128,0.5)")
+    return figure
+
+
+def _heaviest_per_group(located: pd.DataFrame, keys: list[str], weight: str) -> pd.DataFrame:
+    """Sum `weight` per group; keep name, number of chunks and, of the group's heaviest chunk, its id and text."""
+    per_chunk = located.groupby([*dict.fromkeys([*keys, "chunk"])], as_index=False).agg(
+        {weight: "sum", "document": "first", "text": "first", "position": "first", "score": "max"}
+    )
+    ordered = per_chunk.sort_values(weight, ascending=False, kind="stable")
+    first = {"document": "first", "text": "first", "position": "first", "score": "max"}
+    if "chunk" in keys:
+        return ordered.assign(n_chunks=1)
+    grouped = ordered.groupby(keys, as_index=False, sort=False)
+    return grouped.agg({weight: "sum", "chunk": "first", **first}).assign(n_chunks=grouped.size()["size"])
+
+
+def _position_heatmap(document: int, cells: pd.DataFrame, layers: list[int], width: int, top: float) -> go.Heatmap:
+    """One document's cells as a heatmap over the bins that it covers."""
+    first, last = int(cells.bin.min()), int(cells.bin.max())
+    shape = (len(layers), last - first + 1)
+    share, chunk, text = np.full(shape, np.nan), np.full(shape, -1), np.full(shape, "", dtype=object)
+    rows, columns = cells.layer.map(layers.index).to_numpy(), (cells.bin - first).to_numpy()
+    share[rows, columns] = cells.share
+    chunk[rows, columns] = cells.chunk
+    text[rows, columns] = [
+        f"{_visible(name)}<br>{n} chunks, heaviest #{heaviest}:<br>«{_visible(words)}»"
+        for name, n, heaviest, words in zip(cells.document, cells.n_chunks, cells.chunk, cells.text, strict=True)
+    ]
+    return go.Heatmap(
+        x=(np.arange(first, last + 1) + 0.5) * width,
+        y=np.arange(len(layers)),
+        z=share,
+        zmin=0,
+        zmax=top,
+        customdata=chunk[..., None],
+        text=text,
+        name=_visible(cells.document.iloc[0]),
+        colorscale=theme.weight_scale(theme.document_colour(document)),
+        showscale=False,
+        xgap=0,
+        ygap=4,
+        hoverongaps=False,
+        hovertemplate="%{z:.2f} % of a head's attention<br>around token %{x:,.0f}, %{text}<extra></extra>",
+    )
+
+
+def _point_cloud(document: int, points: pd.DataFrame, symbol: dict[int, str], top: float) -> go.Scatter:
+    """One document's retrieved chunks as points; area is proportional to weight."""
+    return go.Scatter(
+        x=points.step,
+        y=points.position,
+        mode="markers",
+        name=_visible(points.document.iloc[0]),
+        marker={
+            "color": theme.document_colour(document),
+            "size": 3 + 13 * np.sqrt(points.weight / max(top, 1e-12)),
+            "symbol": [symbol[layer] for layer in points.layer],
+            "opacity": 0.7,
+            "line": {"width": 0},
+        },
+        customdata=np.column_stack([points.chunk, points.layer, 100 * points.weight, points.score]),
+        hovertext=[f"{_visible(name)}<br>«{_visible(t)}»" for name, t in zip(points.document, points.text, strict=True)],
+        hovertemplate="token %{x}, layer %{customdata[1]}<br>weight %{customdata[2]:.2f} %, best score "
+        "%{customdata[3]:.2f}<br>#%{customdata[0]} %{hovertext}<extra></extra>",
+    )
+
+
+def _head_heatmap(document: int, rows: pd.DataFrame, heads: list[int], columns: dict[int, int], top: float) -> go.Heatmap:
+    """One document's columns of the heads view; cells without a retrieval stay empty."""
+    shape = (len(heads), len(columns))
+    weight, chunk, text = np.full(shape, np.nan), np.full(shape, -1), np.full(shape, "", dtype=object)
+    at = (rows["head"].map(heads.index).to_numpy(), rows.chunk.map(columns).to_numpy())
+    weight[at] = 100 * rows.weight
+    chunk[at] = rows.chunk
+    text[at] = [
+        f"{_visible(name)}, rank {rank}, score {score:.2f}<br>«{_visible(words)}»"
+        for name, rank, score, words in zip(rows.document, rows["rank"], rows.score, rows.text, strict=True)
+    ]
+    return go.Heatmap(
+        x=np.arange(len(columns)),
+        y=np.arange(len(heads)),
+        z=weight,
+        zmin=0,
+        zmax=top,
+        customdata=chunk[..., None],
+        text=text,
+        name=_visible(rows.document.iloc[0]),
+        colorscale=theme.weight_scale(theme.document_colour(document)),
+        showscale=False,
+        xgap=2,
+        ygap=2,
+        hoverongaps=False,
+        hovertemplate="head %{y}, weight %{z:.2f} %<br>#%{customdata[0]} %{text}<extra></extra>",
+    )
+
+
+def _scale_note(top: float) -> str:
+    """What full colour stands for: every heatmap has its own scale, so it must say which."""
+    return f"<br><sub>full colour = {top:.2f} % of a head's attention; hue = document</sub>"
+
+
+def _token_ticks(frame: pd.DataFrame) -> dict:
+    """Tokens as tick labels at their step, at most sixteen of them (equal labels must not merge: x stays the step)."""
+    tokens = frame.drop_duplicates("step")[["step", "token"]]
+    shown = tokens.iloc[:: max(1, len(tokens) // 16)]
+    return {"tickvals": list(shown.step), "ticktext": [_visible(token) for token in shown.token], "tickangle": -60}
+
+
+def _visible(text: str) -> str:
+    """Text for a label: escaped, with line breaks and spaces that can be seen, at most 80 characters."""
+    short = text if len(text) <= 80 else text[:79] + "…"
+    return html.escape(short.replace("\n", "↵")) or "∅"

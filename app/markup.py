@@ -1,0 +1,167 @@
+"""Pieces of HTML for the page. Every string from a document, a prompt, a file name or the model is escaped here."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+
+from app import theme
+from app.inspection import percent
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class TokenMark:
+    """One token of an output panel: probabilities in 0..1; `effect` in nats; `differs` from the other panel's text."""
+
+    step: int
+    text: str
+    p: float
+    p_empty: float
+    effect: float
+    differs: bool = False
+
+
+@dataclass(frozen=True)
+class MemoryLine:
+    """One document in the sidebar; `n_tokens` and `n_chunks` are what is still in memory of it."""
+
+    document: int
+    name: str
+    n_tokens: int
+    n_chunks: int
+
+
+def token_panel(prompt: str, tokens: Iterable[TokenMark], *, panel: str, running: bool = False) -> str:
+    """The prompt and the generated tokens of one side; `panel` is `with` (tinted by effect, to be chosen) or `plain`."""
+    marks = "".join(_token(token, panel) for token in tokens)
+    caret = '<span class="lm-caret" aria-hidden="true"></span>' if running else ""
+    tail = prompt if len(prompt) <= 600 else "…" + prompt[-600:]
+    label = "Text written with memory. Arrow keys move between tokens." if panel == "with" else "Text without memory."
+    return (
+        f'<div class="lm-panel" data-panel="{panel}" tabindex="0" role="group" aria-label="{label}">'
+        f'<span class="lm-prompt">{escape(tail)}</span>{marks}{caret}</div>'
+    )
+
+
+def _token(token: TokenMark, panel: str) -> str:
+    title = f"{percent(token.p)} with an empty memory"
+    style = ""
+    if panel == "with":
+        title = f"{percent(token.p)} with memory · {percent(token.p_empty)} without · {token.effect:+.2f} nats"
+        style = f' style="background:{theme.effect_tint(token.effect)}"'
+    shown = escape(token.text).replace("\n", "↵<br>") or "∅"
+    differs = " lm-differs" if token.differs else ""
+    return f'<span class="lm-token{differs}" data-step="{token.step}" title="{title}"{style}>{shown}</span>'
+
+
+def empty_panel(message: str, *, panel: str) -> str:
+    """An output panel before the first run: what will stand here and what to do."""
+    return f'<div class="lm-panel lm-empty" data-panel="{panel}"><p>{escape(message)}</p></div>'
+
+
+def effect_legend() -> str:
+    """What the tint of a token means, with numbers and in words."""
+    steps = (-3, -1.5, -0.5, 0, 0.5, 1.5, 3)
+    swatches = "".join(f'<i style="background:{theme.effect_tint(nats)}">{nats:+g}</i>' for nats in steps)
+    return (
+        '<div class="lm-legend"><span>memory lowered</span>'
+        f'<span class="lm-swatches" aria-hidden="true">{swatches}</span><span>raised</span>'
+        "<span class='lm-quiet'>the token, in nats: +0.7 doubles its probability, −0.7 halves it</span></div>"
+    )
+
+
+def documents_list(lines: list[MemoryLine]) -> str:
+    """The sidebar's documents with their colours; each has a button to remove it (`data-remove`)."""
+    if not lines:
+        return (
+            '<div class="lm-empty-memory"><b>Memory is empty.</b><p>Drop a file, paste a text or choose a sample: '
+            "the model can then look things up in it while it writes.</p></div>"
+        )
+    rows = "".join(
+        f'<li><span class="lm-dot" style="background:{theme.document_colour(line.document)}"></span>'
+        f'<span class="lm-name" title="{escape(line.name)}">{escape(line.name)}</span>'
+        f'<span class="lm-count">{line.n_tokens:,} tokens<br>{line.n_chunks:,} chunks</span>'
+        f'<button type="button" class="lm-remove" data-remove="{line.document}" '
+        f'aria-label="Remove {escape(line.name)} from memory" title="Remove from memory">×</button></li>'
+        for line in lines
+    )
+    return f'<ul class="lm-documents" aria-label="Documents in memory">{rows}</ul>'
+
+
+def memory_gauge(lines: list[MemoryLine], capacity: int, n_bytes: int, device: str) -> str:
+    """How full memory is, a stretch per document in the order of age, with tokens, bytes and device in words."""
+    used = sum(line.n_tokens for line in lines)
+    parts = "".join(
+        f'<i style="width:{100 * line.n_tokens / capacity:.3f}%;background:{theme.document_colour(line.document)}"></i>'
+        for line in lines
+    )
+    full = " · full: the oldest tokens leave as new ones come" if used >= capacity else ""
+    return (
+        f'<div class="lm-gauge" role="meter" aria-valuemin="0" aria-valuemax="{capacity}" aria-valuenow="{used}" '
+        f'aria-label="Memory used">{parts}</div><p class="lm-quiet">{used:,} of {capacity:,} tokens{full}<br>'
+        f"{n_bytes / MIB:,.1f} MiB on {escape(device)}</p>"
+    )
+
+
+def model_line(name: str, n_parameters: int, device: str, reason: str) -> str:
+    """Which model runs, where and why there."""
+    return (
+        f'<div class="lm-model"><b>{escape(name)}</b> · {n_parameters / 1e6:.0f}M parameters'
+        f'<br><span class="lm-quiet">{escape(device)}: {escape(reason)}</span></div>'
+    )
+
+
+def progress(title: str, done: int, total: int, seconds: float) -> str:
+    """How far reading is, how fast it goes and how long it still takes."""
+    rate = done / seconds if seconds > 0 else 0.0
+    left = f"{duration((total - done) / rate)} left" if rate else "starting"
+    share = 100 * done / total if total else 0
+    return (
+        f'<div class="lm-progress" role="progressbar" aria-valuemin="0" aria-valuemax="{total}" aria-valuenow="{done}">'
+        f'<b>{escape(title)}</b><span class="lm-bar"><i style="width:{share:.1f}%"></i></span>'
+        f'<span class="lm-quiet">{done:,} of {total:,} tokens · {rate:,.0f} tokens/s · {left}</span></div>'
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `8 s`, `2 min 5 s`."""
+    whole = max(0, round(seconds))
+    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60} s"
+
+
+def note(text: str, kind: str = "info") -> str:
+    """One line that stays: `info`, `done`, `stopped` or `error`; empty text gives nothing."""
+    if not text:
+        return ""
+    role = "alert" if kind == "error" else "status"
+    dismiss = '<button type="button" data-dismiss aria-label="Dismiss">×</button>' if kind == "error" else ""
+    return f'<div class="lm-note lm-{kind}" role="{role}"><span>{escape(text)}</span>{dismiss}</div>'
+
+
+def place_preview(name: str, before: str, after: str, colour: str) -> str:
+    """Where a loaded document will be continued: the text before the place, and, faded, what really follows."""
+    return (
+        f'<div class="lm-place"><span class="lm-dot" style="background:{colour}"></span><b>{escape(name)}</b>'
+        f'<p>…{escape(before)}<span class="lm-cut" role="separator" aria-label="the model goes on here"></span>'
+        f'<span class="lm-after">{escape(after)}…</span></p>'
+        '<p class="lm-quiet">Memory is searched only before this place: nothing reads its own answer.</p></div>'
+    )
+
+
+def chunk_card(place: dict | None) -> str:
+    """A chunk that was chosen in a chart, on a page of its document, and the tokens that looked at it."""
+    if place is None:
+        return '<p class="lm-quiet">Click a cell or a point in a chart: its chunk appears here, in its place.</p>'
+    colour = theme.document_colour(place["document"])
+    uses = "".join(
+        f'<li><button type="button" data-goto="{use["step"]}" data-layer="{use["layer"]}">«{escape(use["token"])}»'
+        f"</button> layer {use['layer']} · {100 * use['weight']:.2f} %</li>"
+        for use in place["uses"]
+    )
+    return (
+        f'<article class="lm-chunk" style="--hue:{colour}"><header><span class="lm-dot" style="background:{colour}"></span>'
+        f"<b>chunk #{place['chunk']}</b> · {escape(place['name'])} · token {place['position']:,} of memory</header>"
+        f'<p class="lm-source">…{escape(place["before"])}<mark>{escape(place["text"])}</mark>{escape(place["after"])}…</p>'
+        f'<p class="lm-quiet">Tokens that looked here (weight averaged over heads):</p><ul>{uses}</ul></article>'
+    )

@@ -1,0 +1,186 @@
+"""What one visitor has open: a memory bank, the last run, and how to stop it; and the store of all visitors.
+
+The model is shared, a `Session` never is. The store keeps sessions by an opaque key, frees those that were idle for
+long or used longest ago, and holds all banks together under a byte budget, which it says when it is reached.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from longmem.errors import MemoryBudgetError
+from longmem.memory_bank import MemoryBank
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Source:
+    """A document as it was in memory during a run; `text` is shared with the bank, not copied."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One generation and everything the inspector shows of it, untouched by what later happens to the bank.
+
+    `tokens`, `trace` and `gates` are the frames of the `RetrievalTrace`; `chunks` is `memory_map` of that moment;
+    `plain` holds the tokens frame of the same prompt and seed with an empty memory.
+    """
+
+    number: int
+    prompt: str
+    tokens: pd.DataFrame
+    trace: pd.DataFrame
+    gates: pd.DataFrame
+    plain: pd.DataFrame
+    chunks: pd.DataFrame
+    sources: dict[int, Source]
+
+
+@dataclass
+class Session:
+    """One visitor's bank and last run. Hold `lock` to read into the bank or to generate from it."""
+
+    key: str
+    bank: MemoryBank
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    stop_reading: threading.Event = field(default_factory=threading.Event)
+    stop_generating: threading.Event = field(default_factory=threading.Event)
+    run: Run | None = None
+    used: float = 0.0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being read or generated just now."""
+        return self.lock.locked()
+
+    def stop(self) -> None:
+        """End whatever runs, after the segment or token that it is at."""
+        self.stop_reading.set()
+        self.stop_generating.set()
+
+
+def memory_map(bank: MemoryBank) -> pd.DataFrame:
+    """Where every chunk lies: `chunk, document_id, document, position, n_tokens`, oldest first.
+
+    `position` counts tokens from the oldest one still in memory.
+    """
+    rows = [(chunk.id, chunk.document, chunk.token_stop - chunk.token_start) for chunk in bank.chunks()]
+    frame = pd.DataFrame(rows, columns=["chunk", "document_id", "n_tokens"]).astype("int64")
+    frame["document"] = frame.document_id.map({i: record.name for i, record in bank.documents.items()})
+    frame["position"] = frame.n_tokens.cumsum() - frame.n_tokens
+    return frame
+
+
+class SessionStore:
+    """Sessions by key; `byte_budget` bounds all banks together, `max_sessions` their number, `idle_seconds` their rest.
+
+    A busy session is never freed. Keys are given by the server to one browser or client and shown to nobody else.
+    """
+
+    def __init__(
+        self,
+        new_bank: Callable[[], MemoryBank],
+        *,
+        byte_budget: int = 4 * GIB,
+        max_sessions: int = 24,
+        idle_seconds: float = 3600.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._new_bank = new_bank
+        self.byte_budget = byte_budget
+        self.max_sessions = max_sessions
+        self.idle_seconds = idle_seconds
+        self._clock = clock
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._freed: OrderedDict[str, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._sessions
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all banks together."""
+        return sum(session.bank.nbytes for session in list(self._sessions.values()))
+
+    def create(self, key: str) -> Session:
+        """A new session with an empty bank under `key`; frees what was idle or too many. Replaces one of that key."""
+        with self._lock:
+            self._drop(key)
+            self._free_idle()
+            while len(self._sessions) >= self.max_sessions and self._free_oldest(keep=key):
+                pass
+            self._freed.pop(key, None)
+            self._sessions[key] = Session(key, self._new_bank(), used=self._clock())
+            return self._sessions[key]
+
+    def get(self, key: str) -> Session:
+        """The session of `key`, made if there is none, and marked as just used."""
+        session = self._sessions.get(key)
+        if session is None:
+            return self.create(key)
+        with self._lock:
+            session.used = self._clock()
+            if key in self._sessions:
+                self._sessions.move_to_end(key)
+        return session
+
+    def was_freed(self, key: str) -> bool:
+        """Whether the store, not the visitor, ended the session of `key`: its memory is gone and they must be told."""
+        return key in self._freed
+
+    def free(self, key: str) -> None:
+        """End a session: stop what runs and let its bank go."""
+        with self._lock:
+            self._drop(key)
+
+    def reserve(self, session: Session, extra_bytes: int) -> None:
+        """Make room for `extra_bytes` more in this session's bank by freeing others that rest, or say that there is none."""
+        with self._lock:
+            self._free_idle()
+            while self.nbytes + extra_bytes > self.byte_budget:
+                if not self._free_oldest(keep=session.key):
+                    raise MemoryBudgetError(
+                        f"Reading this needs {_mib(extra_bytes)} of memory, but {_mib(self.nbytes)} of the "
+                        f"{_mib(self.byte_budget)} that all sessions share are in use: remove a document, clear the "
+                        "memory, or read a shorter text."
+                    )
+
+    def _drop(self, key: str) -> None:
+        session = self._sessions.pop(key, None)
+        if session is not None:
+            session.stop()
+
+    def _free_idle(self) -> None:
+        limit = self._clock() - self.idle_seconds
+        for key in [k for k, session in self._sessions.items() if session.used < limit and not session.is_busy]:
+            self._let_go(key)
+
+    def _free_oldest(self, keep: str) -> bool:
+        """Free the session used longest ago that rests and is not `keep`; False where there is none."""
+        for key, session in self._sessions.items():
+            if key != keep and not session.is_busy:
+                self._let_go(key)
+                return True
+        return False
+
+    def _let_go(self, key: str) -> None:
+        self._drop(key)
+        self._freed[key] = None
+        while len(self._freed) > 1000:
+            self._freed.popitem(last=False)
+
+
+def _mib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:,.0f} MiB"

@@ -1,0 +1,145 @@
+"""Training text: packs of documents, read compressed, tokenised once by all cores, and kept as one array of token ids.
+
+A pack is a `.jsonl` or `.jsonl.xz` file of `{"title", "text"}` lines, a `.txt` file, or a folder of text files.
+"""
+
+import hashlib
+import json
+import lzma
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from longmem.errors import TrainingDataError
+
+END_OF_TEXT = "<|endoftext|>"
+PAD = "<|pad|>"
+RESERVED = tuple(f"<|reserved_{i}|>" for i in range(6))
+# Words with their leading space, single digits, runs of punctuation, white space: no token mixes them.
+SPLIT_PATTERN = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def read_pack(path: str | Path) -> Iterator[tuple[str, str]]:
+    """Yield (title, text) of every document of one pack, in order.
+
+    Raises:
+        TrainingDataError: the path does not exist or is of an unknown kind.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for file in sorted(path.rglob("*.txt")):
+            yield file.stem, file.read_text(encoding="utf-8", errors="replace")
+    elif path.name.endswith((".jsonl", ".jsonl.xz")) and path.is_file():
+        opener = lzma.open if path.suffix == ".xz" else open
+        with opener(path, "rt", encoding="utf-8") as lines:
+            for line in lines:
+                if line.strip():
+                    row = json.loads(line)
+                    yield row["title"], row["text"]
+    elif path.suffix == ".txt" and path.is_file():
+        yield path.stem, path.read_text(encoding="utf-8", errors="replace")
+    else:
+        raise TrainingDataError(f"data: {path} is not a .jsonl, .jsonl.xz or .txt file and not a folder of text files.")
+
+
+def read_packs(paths: Iterable[str | Path], max_characters: int | None = None) -> Iterator[tuple[str, str]]:
+    """Yield the documents of several packs until `max_characters` characters have been given out."""
+    total = 0
+    for path in paths:
+        for title, text in read_pack(path):
+            yield title, text
+            total += len(text)
+            if max_characters is not None and total >= max_characters:
+                return
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 8192) -> PreTrainedTokenizerFast:
+    """Train the byte-level BPE of the bundled model: single digits, no gaps between token offsets."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False, trim_offsets=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT, PAD, *RESERVED],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=PAD
+    )
+
+
+@dataclass(frozen=True)
+class TokenCorpus:
+    """Documents as one array of token ids.
+
+    ids: uint16 or uint32 [tokens]; starts: int64 [documents + 1], document i is `ids[starts[i]:starts[i + 1]]`.
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def document(self, index: int) -> np.ndarray:
+        return self.ids[self.starts[index] : self.starts[index + 1]]
+
+
+def tokenize_packs(
+    paths: Sequence[str | Path],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    cache_dir: str | Path,
+    max_characters: int | None = None,
+) -> TokenCorpus:
+    """Tokenise packs once and keep the result in `cache_dir`, keyed by tokenizer, files and limit."""
+    key = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
+    for path in paths:
+        key.update(f"{Path(path).name}:{_size(path)}".encode())
+    key.update(str(max_characters).encode())
+    folder = Path(cache_dir) / key.hexdigest()[:16]
+    if not (folder / "starts.npy").exists():
+        _tokenize_into(folder, read_packs(paths, max_characters), tokenizer)
+    return TokenCorpus(np.load(folder / "ids.npy", mmap_mode="r"), np.load(folder / "starts.npy"))
+
+
+def _size(path: str | Path) -> int:
+    path = Path(path)
+    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.rglob("*.txt"))
+
+
+def _tokenize_into(folder: Path, documents: Iterable[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> None:
+    """Write ids.npy, then starts.npy: the second file is the mark of a whole result."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    dtype = np.uint16 if len(tokenizer) <= 65_536 else np.uint32
+    parts, lengths, batch = [], [], []
+
+    def flush() -> None:
+        for encoding in tokenizer.backend_tokenizer.encode_batch(batch, add_special_tokens=False):
+            parts.append(np.asarray(encoding.ids, dtype=dtype))
+            lengths.append(len(encoding.ids))
+        batch.clear()
+
+    for _, text in documents:
+        batch.append(text)
+        if len(batch) == 8:
+            flush()
+    flush()
+    if not parts:
+        raise TrainingDataError("data: the packs hold no document.")
+    np.save(folder / "ids.npy", np.concatenate(parts))
+    np.save(folder / "starts.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))

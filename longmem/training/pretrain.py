@@ -1,0 +1,265 @@
+"""Train the bundled backbone: a small SmolLM3 whose memory layers have no position encoding (NoPE).
+
+Usage: `python -m longmem train backbone --config cpu ...`, or without typer `python -m longmem.training.pretrain CONFIG`.
+"""
+
+import argparse
+import tomllib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+from transformers import PreTrainedTokenizerFast, SmolLM3Config, SmolLM3ForCausalLM
+
+from longmem.errors import TrainingDataError
+from longmem.training.data import read_packs, tokenize_packs, train_tokenizer
+from longmem.training.rows import IGNORED, BackboneRows, RowMixture
+from longmem.training.run import Run, make_optimizers, prepare_folder, set_learning_rate
+
+CONFIGS = Path(__file__).parent / "configs"
+Settings = TypeVar("Settings")
+
+
+@dataclass
+class BackboneTraining:
+    """Everything a run depends on; a TOML file sets any of these (see configs/backbone-cpu.toml)."""
+
+    output: str = "runs/backbone"
+    packs: list[str] = field(default_factory=list)
+    pack_shares: list[float] = field(default_factory=list)
+    max_characters: int | None = None
+    tokenizer: str | None = None
+    vocab_size: int = 8192
+    layers: int = 8
+    hidden: int = 256
+    intermediate: int = 688
+    heads: int = 4
+    nope_layers: list[int] = field(default_factory=lambda: [4, 5, 7])
+    window: int = 512
+    batch_rows: int = 8
+    total_tokens: int = 20_000_000
+    total_minutes: float | None = None
+    max_minutes: float | None = None
+    dense_share: float = 0.45
+    later: float = 0.4
+    repeated: float = 0.25
+    random_facts: float = 0.2
+    facts: float = 0.1
+    matrix_lr: float = 0.02
+    other_lr: float = 3e-3
+    weight_decay: float = 0.01
+    warmup: int = 100
+    decay_from: float = 0.6
+    checkpoint_minutes: float = 10.0
+    log_every: int = 20
+    probe_every: int = 250
+    workers: int = 0
+    compile: bool = True
+    mixed_precision: str = "bf16"
+    seed: int = 1
+    resume: bool = False
+
+
+def load_settings(kind: type[Settings], config: str | Path, prefix: str, **overrides: object) -> Settings:
+    """Read a TOML configuration (a path, or the name of one in the package) and lay the given overrides over it.
+
+    Raises:
+        TrainingDataError: no such file, or a setting that does not exist.
+    """
+    path = Path(config) if str(config).endswith(".toml") else CONFIGS / f"{prefix}-{config}.toml"
+    if not path.exists():
+        names = sorted(p.stem.removeprefix(f"{prefix}-") for p in CONFIGS.glob(f"{prefix}-*.toml"))
+        raise TrainingDataError(f"config: {config} is neither a .toml file nor one of {', '.join(names)}.")
+    values = tomllib.loads(path.read_text()) | {k: v for k, v in overrides.items() if v is not None}
+    unknown = sorted(set(values) - set(kind.__dataclass_fields__))
+    if unknown:
+        raise TrainingDataError(f"config: {path.name} has unknown settings: {', '.join(unknown)}.")
+    return kind(**values)
+
+
+def build_backbone(settings: BackboneTraining, tokenizer: PreTrainedTokenizerFast) -> SmolLM3ForCausalLM:
+    """A fresh SmolLM3; `no_rope_layers` of its configuration is 1 for rotary layers and 0 for NoPE layers."""
+    config = SmolLM3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden,
+        intermediate_size=settings.intermediate,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.heads,
+        no_rope_layers=[0 if i in settings.nope_layers else 1 for i in range(settings.layers)],
+        max_position_embeddings=settings.window,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        tie_word_embeddings=True,
+        use_cache=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(settings.seed)
+    return SmolLM3ForCausalLM(config)
+
+
+@torch.no_grad()
+def prefix_matching(model: SmolLM3ForCausalLM, *, length: int, rows: int = 4, seed: int = 0) -> Tensor:
+    """Induction score of every head: attention, on random tokens seen twice, to the token after the first time.
+
+    Returns: fp32 [layers, heads], 0 to 1. Source: Olsson et al. 2022, "In-context Learning and Induction Heads".
+    """
+    generator = torch.Generator().manual_seed(seed)
+    half = length // 2
+    span = torch.randint(8, model.config.vocab_size, (rows, half), generator=generator)
+    ids = torch.cat([span, span], dim=1).to(model.device)
+    before, training = model.config._attn_implementation, model.training
+    model.eval().set_attn_implementation("eager")
+    attentions = model(ids, output_attentions=True, use_cache=False).attentions
+    model.set_attn_implementation(before)
+    model.train(training)
+    query = torch.arange(half, 2 * half - 1, device=ids.device)
+    return torch.stack([a[:, :, query, query - half + 1].float().mean(dim=(0, 2)) for a in attentions]).cpu()
+
+
+class NextTokenLoss(nn.Module):
+    """A language model with its loss in one graph, so that a compiler can fuse the two.
+
+    Returns: the mean cross entropy over all taught tokens, and (detached) the sums and counts over the asked and the
+    other tokens, fp32 [4]: asked sum, asked count, text sum, text count.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, labels: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
+        logits_BTV = self.model(input_ids=input_ids, use_cache=False).logits
+        token_BT = nn.functional.cross_entropy(
+            logits_BTV.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+        ).view_as(labels)
+        taught_BT = labels != IGNORED
+        asked_BT, text_BT = taught_BT & asked, taught_BT & ~asked
+        fixed_BT = token_BT.detach()
+        parts = [(fixed_BT * m).sum() if i == 0 else m.sum().float() for m in (asked_BT, text_BT) for i in range(2)]
+        return token_BT.sum() / taught_BT.sum(), torch.stack(parts)
+
+
+def _tokenizer(settings: BackboneTraining) -> PreTrainedTokenizerFast:
+    if settings.tokenizer:
+        return PreTrainedTokenizerFast.from_pretrained(settings.tokenizer)
+    folder = Path(settings.output) / "tokenizer"
+    if not folder.exists():
+        texts = (text for pack in settings.packs for _, text in read_packs([pack], 24_000_000))
+        train_tokenizer(texts, settings.vocab_size).save_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def _rows(settings: BackboneTraining, tokenizer: PreTrainedTokenizerFast) -> BackboneRows:
+    cache = Path(settings.output).parent / "cache"
+    corpora = [
+        tokenize_packs([pack], tokenizer, cache_dir=cache, max_characters=settings.max_characters)
+        for pack in settings.packs
+    ]
+    rows = settings.total_tokens // settings.window
+    return BackboneRows(
+        corpora,
+        settings.pack_shares or [float(len(c.ids)) for c in corpora],
+        tokenizer,
+        length=settings.window,
+        rows=rows,
+        dense_rows=int(rows * settings.dense_share),
+        mixture=RowMixture(settings.repeated, settings.random_facts, settings.facts),
+        later=settings.later,
+        seed=settings.seed,
+    )
+
+
+def pretrain(settings: BackboneTraining) -> Path:
+    """Train, checkpoint, and write the model and its tokenizer to `output`/model. Returns that folder."""
+    if not settings.packs:
+        raise TrainingDataError("packs: no training data was given.")
+    prepare_folder(settings.output, resume=settings.resume, settings=settings)
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision, dynamo_backend="inductor" if settings.compile else "no"
+    )
+    tokenizer = _tokenizer(settings)
+    rows = _rows(settings, tokenizer)
+    model = build_backbone(settings, tokenizer)
+    optimizers = make_optimizers(
+        model, matrix_lr=settings.matrix_lr, other_lr=settings.other_lr, weight_decay=settings.weight_decay
+    )
+    prepared, *optimizers = accelerator.prepare(NextTokenLoss(model), *optimizers)
+    batch_rows = settings.batch_rows * accelerator.num_processes
+    run = Run(
+        settings.output,
+        accelerator,
+        total_steps=len(rows) // batch_rows,
+        total_minutes=settings.total_minutes,
+        max_minutes=settings.max_minutes,
+        checkpoint_minutes=settings.checkpoint_minutes,
+    )
+    if settings.resume:
+        run.resume()
+    loader = accelerator.prepare(
+        DataLoader(
+            Subset(rows, range(run.step * batch_rows, len(rows))),
+            batch_size=settings.batch_rows,
+            num_workers=settings.workers,
+            drop_last=True,
+        )
+    )
+    _train(settings, run, accelerator, prepared, model, optimizers, loader)
+    run.save()
+    folder = Path(settings.output) / "model"
+    if accelerator.is_main_process:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _train(settings, run, accelerator, prepared, model, optimizers, loader) -> None:
+    """The loop: one optimizer step a batch, a log line every `log_every` steps, head scores every `probe_every`."""
+    sums = torch.zeros(5)
+    run.begin()
+    for batch in loader:
+        if run.done():
+            break
+        factor = set_learning_rate(
+            optimizers, run.step, run.progress, warmup=settings.warmup, decay_from=settings.decay_from
+        )
+        loss, parts = prepared(batch["input_ids"], batch["labels"], batch["asked"])
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        run.advance(batch["input_ids"].numel() * accelerator.num_processes)
+        sums += torch.cat([loss.detach().view(1), parts]).cpu()
+        if run.step % settings.log_every == 0:
+            loss, asked, n_asked, text, n_text = sums.tolist()
+            run.log(loss=loss / settings.log_every, asked_loss=asked / max(1, n_asked), text_loss=text / n_text, lr=factor)
+            sums.zero_()
+        if run.step % settings.probe_every == 0:
+            scores = prefix_matching(model, length=settings.window)
+            run.log(prefix_matching=[[round(v, 3) for v in layer] for layer in scores.tolist()])
+        if run.checkpoint_due():
+            run.save()
+    run.bar.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", help="a .toml file, or the name of a configuration of the package: cpu, gpu")
+    parser.add_argument("--data", action="append", dest="packs", help="a pack of documents; repeat for more")
+    parser.add_argument("--output")
+    parser.add_argument("--max-minutes", type=float)
+    parser.add_argument("--resume", action="store_true", default=None)
+    arguments = vars(parser.parse_args())
+    settings = load_settings(BackboneTraining, arguments.pop("config"), "backbone", **arguments)
+    print(asdict(settings))
+    print(pretrain(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""One training run on disk: checkpoints that survive a kill at any moment, a time budget, metrics, a progress bar."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from longmem.errors import TrainingDataError
+
+
+class Run:
+    """Folder, clock and log of one training run.
+
+    `progress` (0 to 1) is the larger of steps done over `total_steps` and, where `total_minutes` is given, of training
+    minutes over all resumed calls; the schedule follows it. `max_minutes` ends this call only.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        accelerator: Accelerator,
+        *,
+        total_steps: int,
+        total_minutes: float | None,
+        max_minutes: float | None,
+        checkpoint_minutes: float = 10.0,
+    ) -> None:
+        self.folder, self.accelerator = Path(folder), accelerator
+        self.total_steps, self.total_minutes, self.max_minutes = total_steps, total_minutes, max_minutes
+        self.checkpoint_minutes = checkpoint_minutes
+        self.step, self.tokens, self.minutes_before = 0, 0, 0.0
+        self.started = self.last_checkpoint = time.monotonic()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.bar: tqdm | None = None
+
+    @property
+    def minutes(self) -> float:
+        return self.minutes_before + (time.monotonic() - self.started) / 60
+
+    @property
+    def progress(self) -> float:
+        by_time = self.minutes / self.total_minutes if self.total_minutes else 0.0
+        return min(1.0, max(self.step / self.total_steps, by_time))
+
+    def begin(self) -> None:
+        """Start the clock anew, so that building the model and the data does not count, and show the bar."""
+        self.started = self.last_checkpoint = time.monotonic()
+        self.tokens_before = self.tokens
+        self.bar = tqdm(
+            total=100.0,
+            initial=round(100 * self.progress, 2),
+            disable=not self.accelerator.is_main_process,
+            bar_format="{percentage:5.1f}% |{bar:20}| {elapsed}<{remaining} {postfix}",
+        )
+
+    @property
+    def tokens_per_second(self) -> float:
+        return (self.tokens - self.tokens_before) / max(1e-9, time.monotonic() - self.started)
+
+    def done(self) -> bool:
+        spent = (time.monotonic() - self.started) / 60
+        return self.progress >= 1.0 or (self.max_minutes is not None and spent >= self.max_minutes)
+
+    def advance(self, tokens: int) -> None:
+        self.step += 1
+        self.tokens += tokens
+
+    def log(self, **values: float | list | dict) -> None:
+        """Append one line to metrics.jsonl and show the plain numbers in the bar."""
+        row = {
+            "step": self.step,
+            "tokens": self.tokens,
+            "minutes": round(self.minutes, 2),
+            "tokens_per_second": round(self.tokens_per_second, 1),
+            **values,
+        }
+        if self.accelerator.is_main_process:
+            with (self.folder / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            shown = {k: f"{v:.3g}" for k, v in values.items() if isinstance(v, float)}
+            self.bar.set_postfix(tok_s=f"{self.tokens_per_second:.0f}", **shown)
+            self.bar.update(max(0.0, 100 * self.progress - self.bar.n))
+
+    def checkpoint_due(self) -> bool:
+        return (time.monotonic() - self.last_checkpoint) / 60 >= self.checkpoint_minutes
+
+    def save(self) -> Path:
+        """Write a checkpoint beside the old one, rename it, then delete the old one."""
+        whole = self.folder / f"checkpoint-{self.step:08d}"
+        part = self.folder / "checkpoint.part"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(part, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(part), safe_serialization=False)
+        if self.accelerator.is_main_process:
+            state = {"step": self.step, "tokens": self.tokens, "minutes": self.minutes}
+            (part / "run.json").write_text(json.dumps(state))
+            shutil.rmtree(whole, ignore_errors=True)
+            part.rename(whole)
+            for old in self._checkpoints():
+                if old != whole:
+                    shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+        self.last_checkpoint = time.monotonic()
+        return whole
+
+    def resume(self) -> bool:
+        """Load the newest whole checkpoint, if there is one."""
+        found = self._checkpoints()
+        if not found:
+            return False
+        self.accelerator.load_state(str(found[-1]))
+        state = json.loads((found[-1] / "run.json").read_text())
+        self.step, self.tokens, self.minutes_before = state["step"], state["tokens"], state["minutes"]
+        return True
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(p for p in self.folder.glob("checkpoint-*") if (p / "run.json").exists())
+
+
+def prepare_folder(folder: str | Path, *, resume: bool, settings: object) -> None:
+    """Refuse to write over another run; keep the settings beside the weights."""
+    folder = Path(folder)
+    if not resume and any(folder.glob("checkpoint-*")):
+        raise TrainingDataError(f"output: {folder} holds a run already; use --resume to go on, or another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=1, default=str))
+
+
+def make_optimizers(
+    model: torch.nn.Module, *, matrix_lr: float, other_lr: float, weight_decay: float, names: Iterable[str] = ("embed", "lm_head")
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices, AdamW for embeddings, norms, gates and biases."""
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_matrix = parameter.ndim == 2 and not any(part in name for part in names)
+            (matrices if is_matrix else others).append(parameter)
+    optimizers = [torch.optim.AdamW(others, lr=other_lr, betas=(0.9, 0.95), weight_decay=0.0)]
+    if matrices:
+        optimizers.append(torch.optim.Muon(matrices, lr=matrix_lr, weight_decay=weight_decay))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers
+
+
+def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], step: int, progress: float, *, warmup: int, decay_from: float) -> float:
+    """Warm up over `warmup` steps, hold, then fall linearly to zero from `decay_from` of the run. Returns the factor."""
+    factor = min(1.0, (step + 1) / max(1, warmup))
+    if progress > decay_from:
+        factor *= max(0.02, (1 - progress) / (1 - decay_from))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+    return factor
