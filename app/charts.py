@@ -17,27 +17,28 @@ import html
 import numpy as np
 import pandas as pd
 from plotly import graph_objects as go
+from plotly.graph_objects import Figure
 
 from app import theme
 
 MAX_BINS = 320  # cells across the memory: about one per pixel of the panel
-MAX_POINTS = 2_500  # points the scatter draws: the heaviest
+MAX_POINTS = 1_500  # points the scatter draws: the heaviest
 MAX_COLUMNS = 24  # chunks in the heads view: the heaviest
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 
 
 def locate(trace: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
-    """The trace with `document_id` and `position` of every chunk; rows of chunks that are not in `chunks` are left out."""
+    """The trace with `document_id`, `position` and `n_tokens` of every chunk; chunks not in `chunks` are left out."""
     return trace.merge(chunks[["chunk", "document_id", "position", "n_tokens"]], on="chunk", how="inner")
 
 
-def empty_figure(message: str, height: int = 220) -> go.Figure:
+def empty_figure(message: str, height: int = 220) -> Figure:
     """No data: an empty plane that says why and what to do."""
-    figure = go.Figure(layout=theme.figure_layout(height, xaxis={"visible": False}, yaxis={"visible": False}))
+    figure = Figure(layout=theme.figure_layout(height, xaxis={"visible": False}, yaxis={"visible": False}))
     return figure.add_annotation(text=message, showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5)
 
 
-def layers_by_position(trace: pd.DataFrame, chunks: pd.DataFrame, *, step: int | None = None) -> go.Figure:
+def layers_by_position(trace: pd.DataFrame, chunks: pd.DataFrame, *, step: int | None = None) -> Figure:
     """Heatmap: memory layers down, position in memory across, binned to at most MAX_BINS cells.
 
     A cell is the share of attention (in %) that a query head gave to this stretch of memory: the weights of its
@@ -53,11 +54,11 @@ def layers_by_position(trace: pd.DataFrame, chunks: pd.DataFrame, *, step: int |
     queries = rows.groupby("layer")[["step", "head"]].apply(lambda group: len(group.drop_duplicates()))
     located = located.assign(bin=located.position // width, share=100 * located.weight / located.layer.map(queries))
     cells = _heaviest_per_group(located, ["document_id", "layer", "bin"], "share")
-    figure = go.Figure(layout=theme.figure_layout(150 + 44 * len(layers)))
+    figure = Figure(layout=theme.figure_layout(150 + 44 * len(layers)))
     for document, group in cells.groupby("document_id"):
         figure.add_trace(_position_heatmap(document, group, layers, width, cells.share.max()))
     which = "all tokens" if step is None else f"token {step}"
-    figure.update_layout(title_text=f"Where each layer looked · {which}{_scale_note(cells.share.max())}", margin_t=56)
+    _title(figure, f"Where each layer looked · {which}", _scale_note(cells.share.max()))
     figure.update_xaxes(title_text="position in memory (tokens, oldest first)", range=[0, memory_tokens])
     figure.update_yaxes(
         tickvals=list(range(len(layers))), ticktext=[f"layer {x}" for x in layers], range=[len(layers) - 0.5, -0.5]
@@ -65,10 +66,10 @@ def layers_by_position(trace: pd.DataFrame, chunks: pd.DataFrame, *, step: int |
     return figure
 
 
-def steps_by_position(trace: pd.DataFrame, chunks: pd.DataFrame, *, step: int | None = None) -> go.Figure:
-    """Scatter: generated token across, position of a retrieved chunk in memory up; size is weight, symbol is layer.
+def steps_by_position(trace: pd.DataFrame, chunks: pd.DataFrame) -> Figure:
+    """Scatter: generated token across, position of a retrieved chunk in memory up; area is weight, symbol is layer.
 
-    Weights are averaged over heads; the MAX_POINTS heaviest points are drawn and the title says so. `step` is marked.
+    Weights are averaged over heads; the MAX_POINTS heaviest points are drawn and the title says so.
     """
     located = locate(trace, chunks)
     if located.empty:
@@ -79,20 +80,18 @@ def steps_by_position(trace: pd.DataFrame, chunks: pd.DataFrame, *, step: int | 
     n_points = len(points)
     points = points.head(MAX_POINTS)
     symbol = {layer: SYMBOLS[i % len(SYMBOLS)] for i, layer in enumerate(sorted(trace.layer.unique()))}
-    figure = go.Figure(layout=theme.figure_layout(300))
+    figure = Figure(layout=theme.figure_layout(300))
     for document, group in points.groupby("document_id"):
         figure.add_trace(_point_cloud(document, group, symbol, points.weight.max()))
-    if step is not None:
-        figure.add_vline(x=step, line={"color": theme.WITHOUT_MEMORY, "width": 1, "dash": "dot"})
     drawn = "" if n_points <= MAX_POINTS else f" · the {MAX_POINTS:,} heaviest of {n_points:,}"
     shapes = ", ".join(f"{symbol[layer]} = layer {layer}" for layer in symbol)
-    figure.update_layout(title_text=f"When it looked where{drawn}<br><sub>{shapes}; size is weight</sub>", margin_t=56)
+    _title(figure, f"When it looked where{drawn}", f"{shapes}; area = weight")
     figure.update_xaxes(title_text="generated token", **_token_ticks(trace))
     figure.update_yaxes(title_text="position in memory (tokens)", rangemode="tozero")
     return figure
 
 
-def heads_by_chunk(trace: pd.DataFrame, chunks: pd.DataFrame, *, step: int, layer: int) -> go.Figure:
+def heads_by_chunk(trace: pd.DataFrame, chunks: pd.DataFrame, *, step: int, layer: int) -> Figure:
     """Heatmap of one token and layer: query heads down, the heaviest chunks across in the order of memory.
 
     A cell is the weight in % (attention inside memory times gate) of that head on that chunk.
@@ -105,12 +104,13 @@ def heads_by_chunk(trace: pd.DataFrame, chunks: pd.DataFrame, *, step: int, laye
     kept = located[located.chunk.isin(total.head(MAX_COLUMNS).index)].sort_values("position")
     columns = {chunk: i for i, chunk in enumerate(kept.chunk.drop_duplicates())}
     heads = sorted(located["head"].unique())
-    figure = go.Figure(layout=theme.figure_layout(150 + 26 * len(heads)))
+    figure = Figure(layout=theme.figure_layout(150 + 26 * len(heads)))
     for document, group in kept.groupby("document_id"):
         figure.add_trace(_head_heatmap(document, group, heads, columns, 100 * kept.weight.max()))
-    drawn = f"{len(columns)} chunks" if len(total) <= MAX_COLUMNS else f"the {MAX_COLUMNS} heaviest of {len(total)} chunks"
-    note = _scale_note(100 * kept.weight.max())
-    figure.update_layout(title_text=f"Heads of layer {layer} · token {step} · {drawn}{note}", margin_t=56)
+    drawn = (
+        f"{len(columns)} chunks" if len(total) <= MAX_COLUMNS else f"the {MAX_COLUMNS} heaviest of {len(total)} chunks"
+    )
+    _title(figure, f"Heads of layer {layer} · token {step} · {drawn}", _scale_note(100 * kept.weight.max()))
     figure.update_xaxes(title_text="retrieved chunks, in the order of memory (number = chunk id)", tickangle=-60)
     figure.update_xaxes(tickvals=list(columns.values()), ticktext=[f"#{chunk}" for chunk in columns])
     figure.update_yaxes(
@@ -119,14 +119,14 @@ def heads_by_chunk(trace: pd.DataFrame, chunks: pd.DataFrame, *, step: int, laye
     return figure
 
 
-def gate_bars(gates: pd.DataFrame, *, step: int | None = None) -> go.Figure:
+def gate_bars(gates: pd.DataFrame, *, step: int | None = None) -> Figure:
     """Bars: per layer and head the gate, in % of the head's output that comes from memory; of one token or the mean."""
     rows = gates if step is None else gates[gates.step == step]
     if rows.empty:
         return empty_figure("No gates here: memory is empty or switched off.")
     means = rows.groupby(["layer", "head"], as_index=False)["gate"].agg(["mean", "min", "max"])
     layers = sorted(means.layer.unique())
-    figure = go.Figure(layout=theme.figure_layout(240))
+    figure = Figure(layout=theme.figure_layout(240))
     for layer in layers:
         group = means[means.layer == layer]
         bars = go.Bar(
@@ -139,13 +139,14 @@ def gate_bars(gates: pd.DataFrame, *, step: int | None = None) -> go.Figure:
         )
         figure.add_trace(bars)
     which = "mean over all tokens" if step is None else f"token {step}"
-    figure.update_layout(title_text=f"How far each gate is open · {which}", bargap=0.25)
+    _title(figure, f"How far each gate is open · {which}", "share of a head's output that comes from memory")
+    figure.update_layout(bargap=0.25)
     figure.update_xaxes(title_text="layer·head", type="category")
     figure.update_yaxes(title_text="share from memory (%)", range=[0, 100])
     return figure
 
 
-def effect_strip(tokens: pd.DataFrame, *, step: int | None = None) -> go.Figure:
+def effect_strip(tokens: pd.DataFrame) -> Figure:
     """Bars: what memory did to each token, in nats: log p with memory minus log p with an empty memory."""
     if tokens.empty:
         return empty_figure("Nothing generated yet.")
@@ -154,14 +155,14 @@ def effect_strip(tokens: pd.DataFrame, *, step: int | None = None) -> go.Figure:
         x=tokens.step,
         y=tokens.effect,
         marker_color=colours,
-        marker_opacity=1.0 if step is None else np.where(tokens.step == step, 1.0, 0.45),
         customdata=np.column_stack([100 * np.exp(tokens.logprob), 100 * np.exp(tokens.logprob_empty)]),
         hovertext=[_visible(token) for token in tokens.token],
         hovertemplate="token %{x} «%{hovertext}»<br>%{y:+.2f} nats<br>%{customdata[0]:.1f} % with memory"
         "<br>%{customdata[1]:.1f} % with an empty memory<extra></extra>",
     )
-    figure = go.Figure(bars, layout=theme.figure_layout(240))
-    figure.update_layout(title_text="What memory did to each token", bargap=0.15)
+    figure = Figure(bars, layout=theme.figure_layout(240))
+    _title(figure, "What memory did to each token", "log-probability with memory minus with an empty memory")
+    figure.update_layout(bargap=0.15)
     figure.update_xaxes(title_text="generated token", **_token_ticks(tokens))
     figure.update_yaxes(title_text="effect (nats)", zeroline=True, zerolinecolor="rgba(128,128,128,0.5)")
     return figure
@@ -219,19 +220,23 @@ def _point_cloud(document: int, points: pd.DataFrame, symbol: dict[int, str], to
         name=_visible(points.document.iloc[0]),
         marker={
             "color": theme.document_colour(document),
-            "size": 3 + 13 * np.sqrt(points.weight / max(top, 1e-12)),
+            "size": 2 + 12 * np.sqrt(points.weight / max(top, 1e-12)),
             "symbol": [symbol[layer] for layer in points.layer],
-            "opacity": 0.7,
+            "opacity": 0.3 + 0.5 * np.sqrt(points.weight / max(top, 1e-12)),
             "line": {"width": 0},
         },
         customdata=np.column_stack([points.chunk, points.layer, 100 * points.weight, points.score]),
-        hovertext=[f"{_visible(name)}<br>«{_visible(t)}»" for name, t in zip(points.document, points.text, strict=True)],
+        hovertext=[
+            f"{_visible(name)}<br>«{_visible(t)}»" for name, t in zip(points.document, points.text, strict=True)
+        ],
         hovertemplate="token %{x}, layer %{customdata[1]}<br>weight %{customdata[2]:.2f} %, best score "
         "%{customdata[3]:.2f}<br>#%{customdata[0]} %{hovertext}<extra></extra>",
     )
 
 
-def _head_heatmap(document: int, rows: pd.DataFrame, heads: list[int], columns: dict[int, int], top: float) -> go.Heatmap:
+def _head_heatmap(
+    document: int, rows: pd.DataFrame, heads: list[int], columns: dict[int, int], top: float
+) -> go.Heatmap:
     """One document's columns of the heads view; cells without a retrieval stay empty."""
     shape = (len(heads), len(columns))
     weight, chunk, text = np.full(shape, np.nan), np.full(shape, -1), np.full(shape, "", dtype=object)
@@ -260,9 +265,13 @@ def _head_heatmap(document: int, rows: pd.DataFrame, heads: list[int], columns: 
     )
 
 
+def _title(figure: Figure, title: str, subtitle: str) -> None:
+    figure.update_layout(title_text=title, title_subtitle_text=subtitle)
+
+
 def _scale_note(top: float) -> str:
     """What full colour stands for: every heatmap has its own scale, so it must say which."""
-    return f"<br><sub>full colour = {top:.2f} % of a head's attention; hue = document</sub>"
+    return f"full colour = {top:.2f} % of a head's attention; hue = document"
 
 
 def _token_ticks(frame: pd.DataFrame) -> dict:

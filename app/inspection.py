@@ -17,6 +17,7 @@ CHUNKS_PER_LAYER = 8  # the heaviest chunks of a token and layer that become pas
 PASSAGES_PER_LAYER = 4
 CONTEXT = 90  # characters of the document around a passage
 JOIN = 60  # chunks nearer than this many characters share one passage
+HARDLY_NATS = 0.02  # an effect smaller than this is called no change: 2 % of the probability
 DECIDED_NATS = 1.0  # memory "decided" a token that it made e times as probable
 
 
@@ -48,7 +49,7 @@ def describe(run: Run) -> dict:
 
 
 def focus_step(tokens: pd.DataFrame) -> int | None:
-    """The token to point out first: the first that memory decided, else the one it changed most; None without tokens."""
+    """The token to point out: the first that memory decided, else the one it changed most; None without tokens."""
     if tokens.empty:
         return None
     decided = tokens[tokens.effect >= DECIDED_NATS]
@@ -56,22 +57,31 @@ def focus_step(tokens: pd.DataFrame) -> int | None:
     return int(row.step)
 
 
+def tone(effect: float) -> str:
+    """Whether memory "raised" or "lowered" a token's probability, or hardly changed it (""); effect in nats."""
+    if abs(effect) < HARDLY_NATS:
+        return ""
+    return "raised" if effect > 0 else "lowered"
+
+
 def sentence(logprob: float, logprob_empty: float) -> str:
     """What memory did to one token, in words."""
     before, after = percent(math.exp(logprob_empty)), percent(math.exp(logprob))
-    if before == after or abs(logprob - logprob_empty) < 0.02:
-        return f"Memory left the probability of this token as it was, at {after}."
-    verb = "raised" if logprob > logprob_empty else "lowered"
+    verb = tone(logprob - logprob_empty)
+    if not verb or before == after:
+        return f"Memory hardly changed the probability of this token: it is {after} either way."
     return f"Memory {verb} the probability of this token from {before} to {after}."
 
 
 def percent(probability: float) -> str:
-    """A probability for people: whole percents, one digit near the ends, never a false 0 or 100."""
+    """A probability for people: two digits where they tell something, never a false 0 or 100."""
     value = 100 * probability
-    if value < 0.1:
-        return "less than 0.1 %"
+    if value < 0.001:
+        return "less than 0.001 %"
     if value > 99.9:
         return "more than 99.9 %"
+    if value < 0.095:
+        return f"{value:.1g} %"
     return f"{value:.1f} %" if value < 9.95 or value > 98.95 else f"{value:.0f} %"
 
 
@@ -114,6 +124,7 @@ def _step(token) -> dict:
         "p": percent(math.exp(token.logprob)),
         "p_empty": percent(math.exp(token.logprob_empty)),
         "effect": round(float(token.effect), 3),
+        "tone": tone(token.effect),
         "sentence": sentence(token.logprob, token.logprob_empty),
     }
 

@@ -12,14 +12,17 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class TokenMark:
-    """One token of an output panel: probabilities in 0..1; `effect` in nats; `differs` from the other panel's text."""
+    """One token of an output panel: probabilities in 0..1, `effect` in nats.
+
+    `parts` marks the first token that is another than the other text's.
+    """
 
     step: int
     text: str
     p: float
     p_empty: float
     effect: float
-    differs: bool = False
+    parts: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class MemoryLine:
 
 
 def token_panel(prompt: str, tokens: Iterable[TokenMark], *, panel: str, running: bool = False) -> str:
-    """The prompt and the generated tokens of one side; `panel` is `with` (tinted by effect, to be chosen) or `plain`."""
+    """The prompt and the generated tokens of one side; `panel` is `with` (tinted by effect) or `plain`."""
     marks = "".join(_token(token, panel) for token in tokens)
     caret = '<span class="lm-caret" aria-hidden="true"></span>' if running else ""
     tail = prompt if len(prompt) <= 600 else "…" + prompt[-600:]
@@ -51,8 +54,8 @@ def _token(token: TokenMark, panel: str) -> str:
         title = f"{percent(token.p)} with memory · {percent(token.p_empty)} without · {token.effect:+.2f} nats"
         style = f' style="background:{theme.effect_tint(token.effect)}"'
     shown = escape(token.text).replace("\n", "↵<br>") or "∅"
-    differs = " lm-differs" if token.differs else ""
-    return f'<span class="lm-token{differs}" data-step="{token.step}" title="{title}"{style}>{shown}</span>'
+    parting = " lm-parting" if token.parts else ""
+    return f'<span class="lm-token{parting}" data-step="{token.step}" title="{title}"{style}>{shown}</span>'
 
 
 def empty_panel(message: str, *, panel: str) -> str:
@@ -67,7 +70,8 @@ def effect_legend() -> str:
     return (
         '<div class="lm-legend"><span>memory lowered</span>'
         f'<span class="lm-swatches" aria-hidden="true">{swatches}</span><span>raised</span>'
-        "<span class='lm-quiet'>the token, in nats: +0.7 doubles its probability, −0.7 halves it</span></div>"
+        "<span>the token (nats: +0.7 doubles its probability, −0.7 halves it)</span>"
+        '<span><b class="lm-parting">|</b> where the two texts part</span></div>'
     )
 
 
@@ -104,10 +108,11 @@ def memory_gauge(lines: list[MemoryLine], capacity: int, n_bytes: int, device: s
     )
 
 
-def model_line(name: str, n_parameters: int, device: str, reason: str) -> str:
-    """Which model runs, where and why there."""
+def model_line(n_parameters: int, memory_layers: Iterable[int], device: str, reason: str) -> str:
+    """Which model runs, which of its layers retrieve, on what device and why there."""
+    layers = ", ".join(str(layer) for layer in memory_layers)
     return (
-        f'<div class="lm-model"><b>{escape(name)}</b> · {n_parameters / 1e6:.0f}M parameters'
+        f'<div class="lm-model"><b>{n_parameters / 1e6:.0f}M parameters</b> · memory in layers {layers}'
         f'<br><span class="lm-quiet">{escape(device)}: {escape(reason)}</span></div>'
     )
 
@@ -131,7 +136,7 @@ def duration(seconds: float) -> str:
 
 
 def note(text: str, kind: str = "info") -> str:
-    """One line that stays: `info`, `done`, `stopped` or `error`; empty text gives nothing."""
+    """One line that stays: `info`, `done`, `stopped`, `failed` or `error`; empty text gives nothing."""
     if not text:
         return ""
     role = "alert" if kind == "error" else "status"
@@ -159,9 +164,11 @@ def chunk_card(place: dict | None) -> str:
         f"</button> layer {use['layer']} · {100 * use['weight']:.2f} %</li>"
         for use in place["uses"]
     )
+    before, text, after = (escape(place[part]) for part in ("before", "text", "after"))
     return (
-        f'<article class="lm-chunk" style="--hue:{colour}"><header><span class="lm-dot" style="background:{colour}"></span>'
+        f'<article class="lm-chunk" style="--hue:{colour}"><header>'
+        f'<span class="lm-dot" style="background:{colour}"></span>'
         f"<b>chunk #{place['chunk']}</b> · {escape(place['name'])} · token {place['position']:,} of memory</header>"
-        f'<p class="lm-source">…{escape(place["before"])}<mark>{escape(place["text"])}</mark>{escape(place["after"])}…</p>'
+        f'<p class="lm-source">…{before}<mark>{text}</mark>{after}…</p>'
         f'<p class="lm-quiet">Tokens that looked here (weight averaged over heads):</p><ul>{uses}</ul></article>'
     )

@@ -16,6 +16,7 @@ from longmem.errors import MemoryBudgetError
 from longmem.memory_bank import MemoryBank
 
 GIB = 2**30
+OWN_TEXT = -1  # document id of what a run itself wrote and then retrieved
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Source:
 class Run:
     """One generation and everything the inspector shows of it, untouched by what later happens to the bank.
 
-    `tokens`, `trace` and `gates` are the frames of the `RetrievalTrace`; `chunks` is `memory_map` of that moment;
-    `plain` holds the tokens frame of the same prompt and seed with an empty memory.
+    `tokens`, `trace` and `gates` are the frames of the `RetrievalTrace`; `chunks` is `memory_map` of that moment, and
+    `sources` the documents by id, with the run's own text as OWN_TEXT.
     """
 
     number: int
@@ -39,7 +40,6 @@ class Run:
     tokens: pd.DataFrame
     trace: pd.DataFrame
     gates: pd.DataFrame
-    plain: pd.DataFrame
     chunks: pd.DataFrame
     sources: dict[int, Source]
 
@@ -54,7 +54,9 @@ class Session:
     stop_reading: threading.Event = field(default_factory=threading.Event)
     stop_generating: threading.Event = field(default_factory=threading.Event)
     run: Run | None = None
+    chosen: tuple[int | None, int | None] = (None, None)  # step and layer that the inspector is at
     used: float = 0.0
+    follows_freed: bool = False  # the store ended an earlier session of this key: its visitor must be told
 
     @property
     def is_busy(self) -> bool:
@@ -77,6 +79,21 @@ def memory_map(bank: MemoryBank) -> pd.DataFrame:
     frame["document"] = frame.document_id.map({i: record.name for i, record in bank.documents.items()})
     frame["position"] = frame.n_tokens.cumsum() - frame.n_tokens
     return frame
+
+
+def with_own_text(chunks: pd.DataFrame, trace: pd.DataFrame) -> pd.DataFrame:
+    """`chunks` and, after them, what the run retrieved of its own text that had left the window.
+
+    Those chunks have negative ids in a trace; here they belong to the document OWN_TEXT.
+    """
+    own = trace[trace.chunk < 0].drop_duplicates("chunk").sort_values("chunk", ascending=False)
+    if own.empty:
+        return chunks
+    size = int(chunks.n_tokens.max()) if len(chunks) else 1
+    end = int((chunks.position + chunks.n_tokens).max()) if len(chunks) else 0
+    rows = {"chunk": own.chunk, "document_id": OWN_TEXT, "n_tokens": size, "document": own.document}
+    frame = pd.DataFrame({**rows, "position": end + size * (own.chunk.max() - own.chunk)})
+    return pd.concat([chunks, frame], ignore_index=True)
 
 
 class SessionStore:
@@ -121,8 +138,8 @@ class SessionStore:
             self._free_idle()
             while len(self._sessions) >= self.max_sessions and self._free_oldest(keep=key):
                 pass
-            self._freed.pop(key, None)
-            self._sessions[key] = Session(key, self._new_bank(), used=self._clock())
+            freed = self._freed.pop(key, 0) is None
+            self._sessions[key] = Session(key, self._new_bank(), used=self._clock(), follows_freed=freed)
             return self._sessions[key]
 
     def get(self, key: str) -> Session:
@@ -136,17 +153,16 @@ class SessionStore:
                 self._sessions.move_to_end(key)
         return session
 
-    def was_freed(self, key: str) -> bool:
-        """Whether the store, not the visitor, ended the session of `key`: its memory is gone and they must be told."""
-        return key in self._freed
-
     def free(self, key: str) -> None:
         """End a session: stop what runs and let its bank go."""
         with self._lock:
             self._drop(key)
 
     def reserve(self, session: Session, extra_bytes: int) -> None:
-        """Make room for `extra_bytes` more in this session's bank by freeing others that rest, or say that there is none."""
+        """Make room for `extra_bytes` more in this session's bank by freeing others that rest.
+
+        Errors: MemoryBudgetError where that is not enough.
+        """
         with self._lock:
             self._free_idle()
             while self.nbytes + extra_bytes > self.byte_budget:

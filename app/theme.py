@@ -8,6 +8,7 @@ the three kinds of colour blindness (checked in `tests/test_theme.py`).
 from plotly import graph_objects as go
 
 DOCUMENT_COLOURS = ("#3C91FD", "#AB3A95", "#217A53", "#C82708", "#908DB5", "#42926B")
+OWN_TEXT_COLOUR = "#8C7B6B"  # what the run itself wrote and then retrieved: no document
 RAISED = "#C48600"  # memory made the token more probable
 LOWERED = "#7A5BC7"  # memory made the token less probable
 WITH_MEMORY = RAISED
@@ -35,12 +36,17 @@ DARK = {
     "danger": "#FF8A80",
 }
 UI_FONT = "IBM Plex Sans"
-TEXT_FONT = "Lora"
+TEXT_FONT = "Charter, 'Bitstream Charter', 'Iowan Old Style', 'Source Serif 4', Palatino, Georgia, serif"
 MONO_FONT = "IBM Plex Mono"
 
 
 def document_colour(document: int) -> str:
-    """Colour of a document by its id in the bank: the same on the page and in every chart; repeats after six."""
+    """Colour of a document by its id in the bank: the same on the page and in every chart; repeats after six.
+
+    A negative id is no document but the run's own text.
+    """
+    if document < 0:
+        return OWN_TEXT_COLOUR
     return DOCUMENT_COLOURS[document % len(DOCUMENT_COLOURS)]
 
 
@@ -63,7 +69,9 @@ def weight_scale(colour: str) -> list[list]:
 
     Being transparent at zero, it is the same on a light and on a dark page. The numbers on the bar stay linear.
     """
-    return [[stop, rgba(colour, stop**0.5)] for stop in (0.0, 0.01, 0.04, 0.09, 0.16, 0.25, 0.36, 0.49, 0.64, 0.81, 1.0)]
+    return [
+        [stop, rgba(colour, stop**0.5)] for stop in (0.0, 0.01, 0.04, 0.09, 0.16, 0.25, 0.36, 0.49, 0.64, 0.81, 1.0)
+    ]
 
 
 def figure_layout(height: int, **axes: dict) -> go.Layout:
@@ -71,15 +79,31 @@ def figure_layout(height: int, **axes: dict) -> go.Layout:
     quiet = {"gridcolor": "rgba(128,128,128,0.18)", "zeroline": False, "linecolor": "rgba(128,128,128,0.35)"}
     return go.Layout(
         height=height,
-        margin={"l": 8, "r": 8, "t": 40, "b": 8},
+        margin={"l": 8, "r": 8, "t": 54, "b": 8},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": f"{UI_FONT}, sans-serif", "size": 12, "color": "#808691"},
-        title={"font": {"size": 13}, "x": 0.01, "xanchor": "left", "y": 0.98, "yanchor": "top"},
+        title={
+            "font": {"size": 13},
+            "x": 0,
+            "xref": "paper",
+            "xanchor": "left",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 8},
+            "subtitle": {"font": {"size": 11, "color": "#808691"}},
+        },
         xaxis={**quiet, "automargin": True, **axes.get("xaxis", {})},
         yaxis={**quiet, "automargin": True, **axes.get("yaxis", {})},
         hoverlabel={"bgcolor": "#1D2026", "bordercolor": "#1D2026", "font": {"color": "#FFFFFF", "size": 12}},
         showlegend=False,
+        modebar={
+            "bgcolor": "rgba(0,0,0,0)",
+            "color": "#808691",
+            "activecolor": "#3C91FD",
+            "remove": ["zoomin2d", "zoomout2d", "autoscale2d", "lasso2d", "select2d", "pan2d"],
+        },
         uirevision="keep",
         dragmode="zoom",
     )
@@ -89,7 +113,7 @@ def css_variables() -> str:
     """The palette as CSS custom properties, `--lm-...`, for the light page and for `.dark`."""
     fixed = {"raised": RAISED, "lowered": LOWERED, "with": WITH_MEMORY, "without": WITHOUT_MEMORY}
     fixed |= {f"doc-{i}": colour for i, colour in enumerate(DOCUMENT_COLOURS)}
-    fixed |= {"text-font": f"'{TEXT_FONT}', Georgia, serif", "mono-font": f"'{MONO_FONT}', monospace"}
+    fixed |= {"text-font": TEXT_FONT, "mono-font": f"'{MONO_FONT}', monospace"}
 
     def block(selector: str, values: dict[str, str]) -> str:
         return f"{selector} {{ " + " ".join(f"--lm-{name}: {value};" for name, value in values.items()) + " }"
@@ -128,7 +152,6 @@ def gradio_variables() -> dict[str, str]:
         "button_secondary_border_color": "rule",
         "button_secondary_text_color": "ink",
         "slider_color": "ink-2",
-        "color_accent": "focus",
         "color_accent_soft": "well",
         "loader_color": "ink-2",
     }
@@ -138,6 +161,7 @@ def gradio_variables() -> dict[str, str]:
         "block_radius": "10px",
         "block_shadow": "none",
         "block_shadow_dark": "none",
+        "button_border_width": "1px",
         "button_large_radius": "8px",
         "button_small_radius": "6px",
         "input_radius": "8px",

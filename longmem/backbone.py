@@ -210,6 +210,11 @@ class Backbone(nn.Module):
         self.freeze()
 
     @property
+    def all_tied_weights_keys(self) -> dict[str, str]:
+        """Tied parameters under their names in this module, where transformers looks for them."""
+        return {f"causal_lm.{k}": f"causal_lm.{v}" for k, v in self.causal_lm.all_tied_weights_keys.items()}
+
+    @property
     def decoder(self) -> PreTrainedModel:
         return self.causal_lm.base_model
 

@@ -11,7 +11,7 @@ from longmem.errors import LongMemError, MemoryLayerError, RetrievalSizeError
 CHUNK_KEYS = ("max", "mean")
 GATES = ("query", "scalar")
 INITIALIZATIONS = ("attend", "paper", "zero")
-SOURCES = ("next", "shared")
+SOURCES = ("memory", "next", "shared")
 
 
 class LongMemConfig(PreTrainedConfig):
@@ -33,8 +33,9 @@ class LongMemConfig(PreTrainedConfig):
             at zero, so that the SideNet begins as the backbone; "attend" is "zero" but for the attention outputs of
             the memory layers, which keep the backbone's skill of using what was found.
         initialization_scale: factor on the copied output projections that are not at zero.
-        source: SideNet layer i is copied from backbone layer r*i+1 ("next", paper) or r*i ("shared", whose input it
-            shares).
+        source: SideNet layer i is copied from backbone layer r*i+1 ("next", paper), from r*i ("shared", whose input it
+            shares), or ("memory") from the memory layer it retrieves from, whose queries fit the keys in the bank, and
+            from r*i+1 where it has no memory. For the paper's layers "memory" and "next" are the same.
         read_overlap: tokens of context before each segment that is read into memory: 0 (paper), or window // 2.
 
     Raises:
@@ -59,13 +60,13 @@ class LongMemConfig(PreTrainedConfig):
         gate_start: float = 0.27,
         initialization: str = "attend",
         initialization_scale: float = 1.0,
-        source: str = "next",
+        source: str = "memory",
         read_overlap: int = 0,
         **kwargs: Any,
     ) -> None:
         if isinstance(backbone_config, dict):
             backbone_config = AutoConfig.for_model(**backbone_config)
-        self.backbone_config = backbone_config
+        self.backbone_config = None
         self.backbone_name_or_path = backbone_name_or_path
         self.memory_layers = sorted(memory_layers)
         self.layer_reduction_factor = layer_reduction_factor
@@ -81,6 +82,8 @@ class LongMemConfig(PreTrainedConfig):
         self.source = source
         self.read_overlap = read_overlap
         super().__init__(**kwargs)
+        # Set last: the parent's initialisation would reset the attention implementation of a backbone in use.
+        self.backbone_config = backbone_config
         if backbone_config is not None:
             self.validate_memory()
 
@@ -99,6 +102,10 @@ class LongMemConfig(PreTrainedConfig):
     def source_layer(self, side_layer: int) -> int:
         """The backbone layer that this SideNet layer is a copy of."""
         first = side_layer * self.layer_reduction_factor
+        if self.source == "memory":
+            for memory_layer in self.memory_layers:
+                if self.side_layer(memory_layer) == side_layer:
+                    return memory_layer
         return first if self.source == "shared" else min(first + 1, self.backbone_config.num_hidden_layers - 1)
 
     def validate_memory(self) -> None:

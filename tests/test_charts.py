@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from app import charts, theme
-
-TRACE_COLUMNS = "step token layer head rank chunk score weight gate document start end text".split()
+from longmem.trace import COLUMNS
 
 
 def make_chunks(n_tokens: int = 40, n_documents: int = 2, chunk_size: int = 4) -> pd.DataFrame:
@@ -33,7 +32,7 @@ def make_trace(chunks: pd.DataFrame, *, steps=3, layers=(4, 7), heads=2, ranks=3
             score, weight = float(ranks - rank), 0.6 * share[rank]
             place = (chunk.document, int(chunk.position) * 5, int(chunk.position) * 5 + 20, f"words of {chunk.chunk}")
             rows.append((step, f" w{step}", layers[layer], head, rank, int(chunk.chunk), score, weight, 0.6, *place))
-    return pd.DataFrame(rows, columns=TRACE_COLUMNS)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def make_tokens(steps: int = 3) -> pd.DataFrame:
@@ -103,11 +102,10 @@ def test_axis_covers_the_whole_memory_and_names_its_unit(trace, chunks):
 
 
 def test_scatter_points_carry_chunk_ids_and_sit_at_their_position(trace, chunks):
-    figure = charts.steps_by_position(trace, chunks, step=1)
+    figure = charts.steps_by_position(trace, chunks)
     position = dict(zip(chunks.chunk, chunks.position, strict=True))
     for points in figure.data:
         assert [position[int(chunk)] for chunk in points.customdata[:, 0]] == list(points.y)
-    assert figure.layout.shapes[0].x0 == 1
 
 
 def test_scatter_weights_average_over_heads(trace, chunks):

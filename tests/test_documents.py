@@ -4,6 +4,7 @@ import io
 import logging
 import random
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -163,7 +164,7 @@ def test_html_keeps_white_space_in_pre():
 
 
 def test_html_may_leave_out_end_tags():
-    assert html_document("<head><meta charset=utf-8><title>No</title><p>one<p>two<li>three") == "one\n\ntwo\n\nthree"
+    assert html_document("<head><meta charset=utf-8><title>No</title><p>one<p>two<li>three") == "one\n\ntwo\nthree"
 
 
 def test_self_closing_tags_of_xhtml_do_not_swallow_what_follows():
@@ -183,16 +184,21 @@ def test_pdf_pages_become_paragraphs(tmp_path: Path):
     assert Document.from_file(tmp_path / "two.pdf") == Document("two.pdf", "The first page.\n\nThe second page.")
 
 
-@pytest.mark.parametrize("algorithm", ["RC4-128", "AES-256"])
-def test_encrypted_pdf_says_so(algorithm: str):
+def test_encrypted_pdf_says_so():
     writer = PdfWriter(clone_from=PdfReader(io.BytesIO(make_pdf("secret"))))
+    writer.encrypt("password", algorithm="RC4-128")
     buffer = io.BytesIO()
-    if algorithm.startswith("AES"):
-        pytest.importorskip("cryptography")
-    writer.encrypt("password", algorithm=algorithm)
     writer.write(buffer)
     with pytest.raises(DocumentError, match=r"locked\.pdf is encrypted: save a copy without a password"):
         Document.from_bytes("locked.pdf", buffer.getvalue())
+
+
+def test_pdf_encrypted_with_aes_says_so_even_where_no_aes_is_installed():
+    keys = f"/U <{'00' * 48}> /O <{'00' * 48}> /UE <{'00' * 32}> /OE <{'00' * 32}> /Perms <{'00' * 16}>"
+    filters = "/CF << /StdCF << /CFM /AESV3 /Length 32 >> >> /StmF /StdCF /StrF /StdCF"
+    entry = f"/Encrypt << /Filter /Standard /V 5 /R 6 /Length 256 /P -4 {keys} {filters} >> /Size"
+    with pytest.raises(DocumentError, match=r"locked\.pdf is encrypted: save a copy without a password"):
+        Document.from_bytes("locked.pdf", make_pdf("secret").replace(b"/Size", entry.encode()))
 
 
 def test_pdf_of_pictures_points_to_ocr():
@@ -281,6 +287,7 @@ def test_damaged_files_are_read_or_refused_but_never_crash(name: str, caplog: py
         "a.html": b"<p>one<![if x]><!-- -- ><b a=1 a='2>two</b>&#xFFFFFFFF;<![CDATA[ x",
     }[name]
     noise = random.Random(1)
+    refusals = []
     for _ in range(150):
         data = bytearray(whole)
         for _ in range(noise.randint(1, 8)):
@@ -288,10 +295,13 @@ def test_damaged_files_are_read_or_refused_but_never_crash(name: str, caplog: py
         if noise.random() < 0.3:
             del data[noise.randrange(len(data)) :]
         try:
-            assert Document.from_bytes(name, bytes(data)).text.strip()
+            text = Document.from_bytes(name, bytes(data)).text
         except DocumentError as error:
-            assert str(error).startswith(name)
-            assert "\n" not in str(error)
+            refusals.append(str(error))
+        else:
+            assert text.strip()
+    assert refusals or name == "a.html"
+    assert all(refusal.startswith(name) and "\n" not in refusal for refusal in refusals)
     assert not caplog.records
 
 
@@ -390,7 +400,7 @@ def assert_spans_hold(document: Document, tokenizer: PreTrainedTokenizerFast) ->
     spans = encoded.spans.tolist()
     assert document.text[spans[0][0] : spans[-1][1]] == document.text
     assert all(start <= stop for start, stop in spans)
-    assert all(following[0] in (span[1], span[1] - 1) for span, following in zip(spans, spans[1:], strict=False))
+    assert all(following[0] in (span[1], span[1] - 1) for span, following in pairwise(spans))
 
 
 @pytest.mark.parametrize("text", ODD_TEXTS, ids=ascii)
@@ -427,9 +437,9 @@ def test_trimmed_space_goes_to_the_token_that_follows():
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
-    text = "plain words plain\n"
+    text = "plain words words\n"
     spans = Document.from_text("two", text).encode(train(tokenizer, ["<unk>"])).spans.tolist()
-    assert [text[start:stop] for start, stop in spans] == ["plain", " words", " plain", "\n"]
+    assert [text[start:stop] for start, stop in spans] == ["plain", " words", " words", "\n"]
 
 
 def test_encoding_adds_no_special_tokens(tiny_tokenizer: PreTrainedTokenizerFast):

@@ -56,7 +56,10 @@ def test_documents_and_effects_stay_apart_for_every_kind_of_sight(vision):
     assert nearest > 0.07  # about three and a half times what the eye can just tell apart
 
 
-@pytest.mark.parametrize("colour", [*theme.DOCUMENT_COLOURS, theme.RAISED, theme.LOWERED, theme.WITHOUT_MEMORY])
+MARKS = [*theme.DOCUMENT_COLOURS, theme.RAISED, theme.LOWERED, theme.WITHOUT_MEMORY, theme.OWN_TEXT_COLOUR]
+
+
+@pytest.mark.parametrize("colour", MARKS)
 @pytest.mark.parametrize("surface", [theme.LIGHT["card"], theme.DARK["card"]])
 def test_marks_can_be_seen_on_both_pages(colour, surface):
     assert contrast(colour, surface) >= 3.0
@@ -78,6 +81,7 @@ def test_with_and_without_memory_never_share_a_colour():
 def test_a_document_keeps_its_colour_and_colours_repeat_after_the_last():
     assert theme.document_colour(1) == theme.document_colour(1 + len(theme.DOCUMENT_COLOURS))
     assert theme.document_colour(0) != theme.document_colour(1)
+    assert theme.document_colour(-1) == theme.OWN_TEXT_COLOUR
 
 
 def test_tint_grows_with_the_effect_and_tells_its_sign():

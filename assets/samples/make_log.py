@@ -1,10 +1,11 @@
 """Write harbour-log.txt, the daily log of Josiah Quill, harbour master of Averstow, beside this script.
 
 The log is made from sentence templates with a fixed seed and the standard library only, so every run writes the
-same bytes: about 315,000 characters, enough to fill a memory of 65,536 tokens. Ships arrive, lie at a berth and
-sail; debts, disputes and letters entered on one date are settled on a later one with the same names and sums; and
-46 facts ("The secret number of Edda Marlowe is 5 0 9 2.", "The password of the Amber Maid is thimble.") are spread
-evenly over it, a few of which are stated a second time.
+same bytes: about 315,000 characters, more than a memory of 65,536 tokens can hold (it is full, and has begun to
+forget, after about 200,000 characters of this text). Ships arrive, lie at a berth and sail; debts, disputes and
+letters entered on one date are settled on a later one with the same names and sums; and 46 facts ("The secret number
+of Edda Marlowe is 5 0 9 2.", "The password of the Amber Maid is thimble.") are spread evenly over it, a few of which
+are stated a second time.
 
 Usage: python make_log.py
 """
@@ -18,10 +19,21 @@ TARGET = 314_000
 START = datetime.date(1862, 1, 1)
 OUTPUT = Path(__file__).with_name("harbour-log.txt")
 
-MONTHS = (
-    "January February March April May June July August September October November December"
-).split()
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 
 # Name, rig and master of the ships that use the harbour.
 SHIPS = [
@@ -56,63 +68,216 @@ SHIPS = [
     ("Heather Bell", "schooner", "Captain Angus Rankine"),
     ("Good Samaritan", "brig", "Captain Isaac Pomfret"),
 ]
-PORTS = (
-    "Port Sable|Marchmoor|Ardenholme|Kettlewick|Sallowby|Vant Harbour|Drossen|Ostermouth|Lanreth|Quenby|"
-    "Saint Averil|Mordeney|Tressock|Great Callow|Valdoro"
-).split("|")
-BERTHS = (
-    "Linnet Quay|the Chapel Steps|Tar Wharf|the Long Stage|Cooper's Hard|the Inner Basin|Widow's Berth|"
-    "the Old Crane|Gull Stairs|Limekiln Berth|Rope Walk Quay|the Fish Strand"
-).split("|")
+PORTS = [
+    "Port Sable",
+    "Marchmoor",
+    "Ardenholme",
+    "Kettlewick",
+    "Sallowby",
+    "Vant Harbour",
+    "Drossen",
+    "Ostermouth",
+    "Lanreth",
+    "Quenby",
+    "Saint Averil",
+    "Mordeney",
+    "Tressock",
+    "Great Callow",
+    "Valdoro",
+]
+BERTHS = [
+    "Linnet Quay",
+    "the Chapel Steps",
+    "Tar Wharf",
+    "the Long Stage",
+    "Cooper's Hard",
+    "the Inner Basin",
+    "Widow's Berth",
+    "the Old Crane",
+    "Gull Stairs",
+    "Limekiln Berth",
+    "Rope Walk Quay",
+    "the Fish Strand",
+]
 # Cargo with the smallest and the largest number carried.
 CARGOES = [
-    ("casks of tallow", 20, 160), ("barrels of salt herring", 60, 700), ("tons of coal", 40, 280),
-    ("sacks of barley", 80, 900), ("bales of wool", 30, 240), ("deals of Drossen pine", 200, 1900),
-    ("puncheons of molasses", 12, 90), ("chests of tea", 10, 120), ("tons of slates", 25, 140),
-    ("firkins of butter", 40, 330), ("hogsheads of cider", 10, 80), ("crates of earthenware", 16, 150),
-    ("coils of hemp rope", 24, 260), ("barrels of tar", 30, 310), ("boxes of raisins", 50, 480),
-    ("tons of pit props", 30, 170), ("bolts of sailcloth", 18, 130), ("head of cattle", 8, 64),
-    ("cases of oranges", 40, 390), ("bags of nails", 35, 410), ("quarters of oats", 60, 620),
-    ("sheets of window glass", 90, 800), ("kegs of white lead", 15, 140), ("tons of limestone", 30, 190),
+    ("casks of tallow", 20, 160),
+    ("barrels of salt herring", 60, 700),
+    ("tons of coal", 40, 280),
+    ("sacks of barley", 80, 900),
+    ("bales of wool", 30, 240),
+    ("deals of Drossen pine", 200, 1900),
+    ("puncheons of molasses", 12, 90),
+    ("chests of tea", 10, 120),
+    ("tons of slates", 25, 140),
+    ("firkins of butter", 40, 330),
+    ("hogsheads of cider", 10, 80),
+    ("crates of earthenware", 16, 150),
+    ("coils of hemp rope", 24, 260),
+    ("barrels of tar", 30, 310),
+    ("boxes of raisins", 50, 480),
+    ("tons of pit props", 30, 170),
+    ("bolts of sailcloth", 18, 130),
+    ("head of cattle", 8, 64),
+    ("cases of oranges", 40, 390),
+    ("bags of nails", 35, 410),
+    ("quarters of oats", 60, 620),
+    ("sheets of window glass", 90, 800),
+    ("kegs of white lead", 15, 140),
+    ("tons of limestone", 30, 190),
 ]
-FIRST = (
-    "Absalom Beatrice Clement Deborah Ephraim Flora Gideon Harriet Ichabod Jemima Kezia Lemuel Mercy Nathan Olive "
-    "Phineas Rhoda Solomon Tabitha Uriah Violet Wilfred Zachary Agnes Bartholomew Charity Dinah Enoch Frances Gregory"
-).split()
-LAST = (
-    "Bunting Cheverell Dapper Eastlake Frobeck Gudgeon Hatherley Inchbold Jessamy Kidderlow Larkham Muddiman Netherby "
-    "Orchard Pettigrew Quested Rumbelow Stallybrass Thirkettle Uppington Vellacott Wagstaff Yelland Applegarth Bracken "
-    "Codlin Drinkwater Ferriby Garland Hopgood"
-).split()
-TRADES = (
-    "the cooper|the sailmaker|the baker in Brackwater Lane|the carter|the rigger|the net-maker|the lamp-trimmer|"
-    "the chandler's man|the blacksmith|the pilot's mate|the lumper|the widow at the toll-house|the ferryman|"
-    "the schoolmistress|the corn-factor|the ballast-master|the apothecary|the hatter"
-).split("|")
-DEBT_FOR = (
-    "a suit of sails|a cask of brandy spoiled in the landing|repairs to a gig|the hire of two lighters|a lame horse|"
-    "eleven weeks' lodging|a new anchor of nine hundredweight|pilotage not paid since Michaelmas|a load of timber|"
-    "a broken crane-chain|the freight of a harmonium|a wager upon the regatta|sixty fathoms of cable|a milch cow|"
-    "the painting of a signboard|provisions for a voyage|a share in a herring-net|a chronometer that would not go"
-).split("|")
-QUARREL = (
-    "the ownership of a spar washed up below Gull Stairs|a fouled anchor|the right to the first cart at the crane|"
-    "a pig that had come ashore without a bill of health|the price of forty fathoms of warp|a blow given in jest|"
-    "the moving of a boundary stone at the Fish Strand|a dog which had eaten a flag|a short tally of sacks|"
-    "a fender cut away in the night|the name of a boat|a hat lost overboard through want of care|"
-    "the use of the only dry shed|a remark passed upon a wife|the ringing of a fog-bell out of time"
-).split("|")
-FOUND = (
-    "a left boot with eleven pence in it|a fiddle wanting one string|a copper kettle|a bundle of love-letters|"
-    "a brass quadrant marked R. T.|an umbrella of green silk|a child's wooden horse|a set of false teeth|"
-    "a Bible in the Drossen tongue|a cage with a linnet alive in it|a bag of foreign coppers|a wedding ring|"
-    "an oar painted yellow|a clay pipe in the likeness of a bishop|a lady's glove with a pearl button"
-).split("|")
-REPAIRS = (
-    "the second bollard|the hinges of the sluice|the lamp at the pier-head|the chain of the Old Crane|"
-    "the roof of the dry shed|the ladder at Gull Stairs|the tide-gauge|the weighing-beam|the pump|the flagstaff|"
-    "the fenders upon Linnet Quay|the guard-boat's rudder"
-).split("|")
+FIRST = [
+    "Absalom",
+    "Benjamin",
+    "Clement",
+    "Dennis",
+    "Ephraim",
+    "Francis",
+    "Gideon",
+    "Harold",
+    "Ichabod",
+    "Jeremy",
+    "Kenelm",
+    "Lemuel",
+    "Martin",
+    "Nathan",
+    "Oliver",
+    "Phineas",
+    "Ralph",
+    "Solomon",
+    "Timothy",
+    "Uriah",
+    "Vincent",
+    "Wilfred",
+    "Zachary",
+    "Adam",
+    "Bartholomew",
+    "Christopher",
+    "Duncan",
+    "Enoch",
+    "Felix",
+    "Gregory",
+]
+LAST = [
+    "Bunting",
+    "Cheverell",
+    "Dapper",
+    "Eastlake",
+    "Frobeck",
+    "Gudgeon",
+    "Hatherley",
+    "Inchbold",
+    "Jessamy",
+    "Kidderlow",
+    "Larkham",
+    "Muddiman",
+    "Netherby",
+    "Orchard",
+    "Pettigrew",
+    "Quested",
+    "Rumbelow",
+    "Stallybrass",
+    "Thirkettle",
+    "Uppington",
+    "Vellacott",
+    "Wagstaff",
+    "Yelland",
+    "Applegarth",
+    "Bracken",
+    "Codlin",
+    "Drinkwater",
+    "Ferriby",
+    "Garland",
+    "Hopgood",
+]
+TRADES = [
+    "the cooper",
+    "the sailmaker",
+    "the baker in Brackwater Lane",
+    "the carter",
+    "the rigger",
+    "the net-maker",
+    "the lamp-trimmer",
+    "the chandler's man",
+    "the blacksmith",
+    "the pilot's mate",
+    "the lumper",
+    "the keeper of the toll-house",
+    "the ferryman",
+    "the schoolmaster",
+    "the corn-factor",
+    "the ballast-master",
+    "the apothecary",
+    "the hatter",
+]
+DEBT_FOR = [
+    "a suit of sails",
+    "a cask of brandy spoiled in the landing",
+    "repairs to a gig",
+    "the hire of two lighters",
+    "a lame horse",
+    "eleven weeks' lodging",
+    "a new anchor of nine hundredweight",
+    "pilotage not paid since Michaelmas",
+    "a load of timber",
+    "a broken crane-chain",
+    "the freight of a harmonium",
+    "a wager upon the regatta",
+    "sixty fathoms of cable",
+    "a milch cow",
+    "the painting of a signboard",
+    "provisions for a voyage",
+    "a share in a herring-net",
+    "a chronometer that would not go",
+]
+QUARREL = [
+    "the ownership of a spar washed up below Gull Stairs",
+    "a fouled anchor",
+    "the right to the first cart at the crane",
+    "a pig that had come ashore without a bill of health",
+    "the price of forty fathoms of warp",
+    "a blow given in jest",
+    "the moving of a boundary stone at the Fish Strand",
+    "a dog which had eaten a flag",
+    "a short tally of sacks",
+    "a fender cut away in the night",
+    "the name of a boat",
+    "a hat lost overboard through want of care",
+    "the use of the only dry shed",
+    "a remark passed upon a wife",
+    "the ringing of a fog-bell out of time",
+]
+FOUND = [
+    "a left boot with eleven pence in it",
+    "a fiddle wanting one string",
+    "a copper kettle",
+    "a bundle of love-letters",
+    "a brass quadrant marked R. T.",
+    "an umbrella of green silk",
+    "a child's wooden horse",
+    "a set of false teeth",
+    "a Bible in the Drossen tongue",
+    "a cage with a linnet alive in it",
+    "a bag of foreign coppers",
+    "a wedding ring",
+    "an oar painted yellow",
+    "a clay pipe in the likeness of a bishop",
+    "a lady's glove with a pearl button",
+]
+REPAIRS = [
+    "the second bollard",
+    "the hinges of the sluice",
+    "the lamp at the pier-head",
+    "the chain of the Old Crane",
+    "the roof of the dry shed",
+    "the ladder at Gull Stairs",
+    "the tide-gauge",
+    "the weighing-beam",
+    "the pump",
+    "the flagstaff",
+    "the fenders upon Linnet Quay",
+    "the guard-boat's rudder",
+]
 
 WEATHER = [
     "Wind {wind}, {force}; the glass at {glass} and {trend}.",
@@ -224,11 +389,44 @@ SUNDRY = [
     "A lighter belonging to {a} sank at {berth} in the night, and was raised by {hour}, with the loss of a bucket.",
     "{a} has been chosen to carry the banner of the Fishermen's Club, to the great mortification of {b}.",
     "Mixed a fresh quart of green ink. {a} asked if it was for drinking.",
-    "Judith Tallow sent the account from the chandlery for {repair}: {fine}, and not a figure wrong.",
+    "Judith sent in the account from the chandlery for {repair}: {fine}, and not a figure wrong.",
     "An old seaman, giving the name of {a}, asks for a passage to {port}, and can pay for half of it.",
     "{a} swears to a seal upon the rocks below Hob's Stair; {b} swears to a mermaid. I enter the seal.",
     "The tide-waiter, {a}, has weighed {n} {cargo} and makes it {short} short. It is to be weighed again.",
     "At {hour} the Gannory bell was heard, five strokes and a pause; the fog was gone within the hour.",
+    "{a} has taught his jackdaw to call out the name of {b}, who is not pleased.",
+    "A subscription is opened for a new lifeboat; {a} gives {fine}, and {b} gives his opinion.",
+    "{a} reports a broken spar adrift {miles} miles to the southward, with weed upon it.",
+    "The herring are come. {a} landed {n} baskets at {berth} before breakfast.",
+    "The herring are gone. {a} has been out two nights for {short} baskets.",
+    "I was asked by {a} to say whether a whale is a fish, for {fine}; I declined.",
+    "{a} was bitten by a conger at {berth}, and shows the place to all comers.",
+    "The mail-bag from {port} was {short} hours late, {a} having stopped to shoe his pony.",
+    "{a} is gone to {port} to be married, and {b} has his boat until he repents.",
+    "A hawker of almanacs, from {port}, was moved on from {berth}. I bought one.",
+    "{a} and {b} have whitewashed the pilot-house, and, in a measure, one another.",
+    "The cellar of the Three Herons took in {fathoms} inches of water; Mrs. Pym blames the moon.",
+    "{a} has laid down a new boat of {fathoms} feet at Cooper's Hard, and means to paint her {colour}.",
+    "{b} launched his new boat this tide; she floats, which {a} had doubted.",
+    "Took {a} before Mr. Oakleigh for throwing ballast in the fairway. Fined {fine}.",
+    "The Marchmoor surveyor is here about {repair}; he has measured everything, and said nothing.",
+    "A boy of {b}'s climbed the flagstaff for a wager and could not be got down till {hour}.",
+    "{a} says that he heard drums off the Dunnocks at {hour}. It was the beating of carpets.",
+    "Old {last} the pensioner had his {age} years toasted at the Three Herons, and danced.",
+    "Delivered to {a}, upon his mark, the sum of {fine} for the watching of a wreck-buoy.",
+    "The buoy off the Merrow Gut has dragged {miles} cables; {a} is to lay it again at the neaps.",
+    "{a} lent his cart across the Pellary Sands and had it back with a crab in it.",
+    "The tide turned early, and {a} and {b} came off the Pellary Sands wet to the knees.",
+    "A drove of {casks} geese belonging to {a} walked into the Custom House, and were not declared.",
+    "Two gentlemen from {port} came to sketch {berth}, and were rained upon until {hour}.",
+    "{a} has the toothache, and has been to the apothecary, the blacksmith, and {b}.",
+    "There is talk of a railway at {port}. There has been talk of it for {short} years.",
+    "I have had {repair} looked to by {a}; he shook his head, for which he charges {fine}.",
+    "Miss Holt signed for her oil, and asked after the barometer. I lent her the second volume of Cook.",
+    "{a} was heard whistling The Miller of Ardenholme upon {berth}; he has not the turn of it.",
+    "Somebody has chalked a bishop upon the door of the dry shed. I suspect {a}.",
+    "The chapel at {port} has a new roof, by {b}'s account; ours has the old one.",
+    "{a} brought me a lobster of {casks} pounds, and a complaint. I kept both.",
 ]
 SUNDAY = [
     "Sunday. Mr. Oakleigh preached {minutes} minutes from {book}, and lost his place once.",
@@ -238,17 +436,17 @@ SUNDAY = [
     "Sunday. {a} sang the anthem alone, the rest of the choir being at sea.",
 ]
 CLOSE = [
-    "The light was shown at {hour}; three white and one red, as it ought to be.",
+    "The Gannory light was shown at {dusk}; three white and one red, as it ought to be.",
     "So to bed, with the window upon the harbour open.",
     "I count {count} sail in the harbour at sunset.",
     "Nothing further.",
     "The rest of the day was given to arithmetic.",
     "All moorings looked to before dark.",
     "My clerk has a cold, and I have written this myself.",
-    "The lamp at the pier-head was lit at {hour}.",
-    "Quiet upon the quays after {hour}.",
+    "The lamp at the pier-head was lit at {dusk}.",
+    "Quiet upon the quays after {dusk}.",
     "I have left the margin for what I may think of to-morrow.",
-    "There was a halo about the moon at {hour}.",
+    "There was a halo about the moon at {dusk}.",
     "The watchman had nothing to tell me, and took some time in telling it.",
 ]
 FACT_NUMBER = [
@@ -273,16 +471,82 @@ AGAIN = [
     "My memory was tried this morning, and the log of {date} bore me out.",
 ]
 # People who rent a strong-box: each name occurs nowhere else in the log.
-BOXES = (
-    "Edda Marlowe|Corin Vasterby|Hilda Penlock|Jasper Ormerod|Sabra Winterlow|Matthias Coyle|Thirza Hollin|"
-    "Bevis Cardew|Lavinia Stroke|Hosea Tamplin|Rowena Gilsland|Cuthbert Mayhew|Philippa Dorn|Silvanus Birch|"
-    "Ottilie Crane|Barnard Fusk|Damaris Keel|Leander Pook|Susannah Tove|Everard Nix|Marigold Hythe|Conrad Ashplant|"
-    "Isolde Farthing|Theodore Glaze"
-).split("|")
-WORDS = (
-    "thimble barley lantern saffron candle walnut feather marigold pepper anvil ribbon cuckoo honey mustard sparrow "
-    "pewter rosemary cherry hammer velvet orchard acorn"
-).split()
+BOXES = [
+    "Edda Marlowe",
+    "Corin Vasterby",
+    "Hilda Penlock",
+    "Jasper Ormerod",
+    "Sabra Winterlow",
+    "Matthias Coyle",
+    "Thirza Hollin",
+    "Bevis Cardew",
+    "Lavinia Stroke",
+    "Hosea Tamplin",
+    "Rowena Gilsland",
+    "Cuthbert Mayhew",
+    "Philippa Dorn",
+    "Silvanus Birch",
+    "Ottilie Crane",
+    "Barnard Fusk",
+    "Damaris Keel",
+    "Leander Pook",
+    "Susannah Tove",
+    "Everard Nix",
+    "Marigold Hythe",
+    "Conrad Ashplant",
+    "Isolde Farthing",
+    "Theodore Glaze",
+]
+WORDS = [
+    "thimble",
+    "barley",
+    "lantern",
+    "saffron",
+    "candle",
+    "walnut",
+    "feather",
+    "marigold",
+    "pepper",
+    "anvil",
+    "ribbon",
+    "cuckoo",
+    "honey",
+    "mustard",
+    "sparrow",
+    "pewter",
+    "rosemary",
+    "cherry",
+    "hammer",
+    "velvet",
+    "orchard",
+    "acorn",
+]
+
+HOURS = [
+    "six in the morning",
+    "half-past seven",
+    "nine o'clock",
+    "ten in the forenoon",
+    "noon",
+    "one o'clock",
+    "half-past two",
+    "four in the afternoon",
+    "twenty minutes to five",
+    "six in the evening",
+    "half-past eight",
+    "a quarter past nine",
+]
+EVENING = ["dusk", "sunset", "half-past six", "seven in the evening", "eight o'clock", "lighting-up time"]
+FORCES = [
+    "light airs",
+    "a fresh breeze",
+    "a steady breeze",
+    "half a gale",
+    "a whole gale",
+    "a moderate breeze",
+    "a stiff breeze",
+]
+SEAS = ["a short sea", "a long swell", "no sea", "broken water", "an ugly cross sea", "a heavy ground swell"]
 
 # Days on which the people of the story come into the log.
 STORY = {
@@ -349,8 +613,9 @@ def capital(text):
 
 def make_facts(rng):
     """The facts in the order of their entry, each with the sentence that introduces it."""
-    numbers = rng.sample(range(1000, 10_000), len(BOXES) - 1)
-    codes = [" ".join(str(number)) for number in numbers]
+    # Numbers of at least three different digits, apart from the two that are fixed in the story and below.
+    pool = [str(number) for number in range(1000, 10_000) if len(set(str(number))) > 2 and number not in (4711, 5092)]
+    codes = [" ".join(number) for number in rng.sample(pool, len(BOXES) - 1)]
     boxes = [f"The secret number of {BOXES[0]} is 5 0 9 2."]
     boxes += [f"The secret number of {name} is {code}." for name, code in zip(BOXES[1:], codes, strict=True)]
     ships = [name for name, _, _ in SHIPS][: len(WORDS)]
@@ -376,11 +641,30 @@ class Harbour:
         self.stated = []
         self.repeated = []
         tables = {
-            "weather": WEATHER, "arrive": ARRIVE, "depart": DEPART, "debt": DEBT, "paid": PAID, "dispute": DISPUTE,
-            "settled": SETTLED, "letter": LETTER, "collected": COLLECTED, "sundry": SUNDRY, "sunday": SUNDAY,
-            "close": CLOSE, "again": AGAIN, "port": PORTS, "berth": BERTHS, "cargo": CARGOES, "trade": TRADES,
-            "debt_for": DEBT_FOR, "quarrel": QUARREL, "found": FOUND, "repair": REPAIRS, "ship": SHIPS,
-            "first": FIRST, "last": LAST,
+            "weather": WEATHER,
+            "arrive": ARRIVE,
+            "depart": DEPART,
+            "debt": DEBT,
+            "paid": PAID,
+            "dispute": DISPUTE,
+            "settled": SETTLED,
+            "letter": LETTER,
+            "collected": COLLECTED,
+            "sundry": SUNDRY,
+            "sunday": SUNDAY,
+            "close": CLOSE,
+            "again": AGAIN,
+            "port": PORTS,
+            "berth": BERTHS,
+            "cargo": CARGOES,
+            "trade": TRADES,
+            "debt_for": DEBT_FOR,
+            "quarrel": QUARREL,
+            "found": FOUND,
+            "repair": REPAIRS,
+            "ship": SHIPS,
+            "first": FIRST,
+            "last": LAST,
         }
         self.bags = {name: Bag(self.rng, items) for name, items in tables.items()}
 
@@ -391,18 +675,15 @@ class Harbour:
         return f"{self.draw('first')} {self.draw('last')}"
 
     def hour(self):
-        return self.rng.choice(
-            "six in the morning|half-past seven|nine o'clock|ten in the forenoon|noon|one o'clock|half-past two|"
-            "four in the afternoon|twenty minutes to five|six in the evening|half-past eight|a quarter past nine".split("|")
-        )
+        return self.rng.choice(HOURS)
 
-    def money(self, pounds):
+    def money(self, pounds, most=60):
         rng = self.rng
         shillings = rng.randrange(1, 20)
         plural = "s" if shillings > 1 else ""
         text = f"{shillings} shilling{plural}"
         if pounds:
-            count = rng.randrange(2, 60)
+            count = rng.randrange(2, most)
             text = f"{count} pounds {text}"
         return text
 
@@ -416,15 +697,34 @@ class Harbour:
         berth = self.draw("berth")
         repair = self.draw("repair")
         return {
-            "a": self.person(), "b": self.person(), "last": self.draw("last"), "berth": berth,
-            "berth_cap": capital(berth), "hour": self.hour(), "trade": self.draw("trade"), "found": self.draw("found"),
-            "repair": repair, "repair_cap": capital(repair), "fine": self.money(False), "port": self.draw("port"),
-            "age": rng.randrange(74, 99), "fathoms": rng.randrange(7, 24), "casks": rng.randrange(3, 9),
+            "a": self.person(),
+            "b": self.person(),
+            "last": self.draw("last"),
+            "berth": berth,
+            "berth_cap": capital(berth),
+            "hour": self.hour(),
+            "trade": self.draw("trade"),
+            "found": self.draw("found"),
+            "repair": repair,
+            "repair_cap": capital(repair),
+            "fine": self.money(False),
+            "port": self.draw("port"),
+            "age": rng.randrange(74, 99),
+            "fathoms": rng.randrange(7, 24),
+            "casks": rng.randrange(3, 9),
             "garment": rng.choice(["stocking", "hat", "Sunday shirt", "sou'wester", "tablecloth", "flannel petticoat"]),
-            "questions": rng.randrange(19, 90), "colour": rng.choice(["blue", "white", "brown", "red", "black"]),
-            "short": rng.randrange(2, 8), "minutes": rng.randrange(25, 70), "count": rng.randrange(6, 31),
-            "wax": rng.choice(["red", "black", "blue", "yellow", "violet"]), "hole": rng.randrange(2, 48),
-            "pence": rng.randrange(2, 12), "days": rng.randrange(2, 28), "dues": self.money(True),
+            "questions": rng.randrange(19, 90),
+            "miles": rng.randrange(2, 15),
+            "colour": rng.choice(["blue", "white", "brown", "red", "black"]),
+            "short": rng.randrange(2, 8),
+            "minutes": rng.randrange(25, 70),
+            "count": rng.randrange(6, 31),
+            "wax": rng.choice(["red", "black", "blue", "yellow", "violet"]),
+            "hole": rng.randrange(2, 48),
+            "pence": rng.randrange(2, 12),
+            "days": rng.randrange(2, 28),
+            "dues": self.money(True, 6),
+            "dusk": rng.choice(EVENING),
             "tide": rng.choice(["morning", "evening", "night"]),
             "book": rng.choice(["Jonah", "Ruth", "the Acts", "Job", "the Psalms", "Ecclesiastes", "Proverbs"]),
             **self.load(),
@@ -440,14 +740,20 @@ class Harbour:
         skies = ["overcast", "bright", "hazy", "wet", "thick", "fine", "showery", "grey and still", "clear", "dull"]
         skies += ["snowing"] if month in (12, 1, 2) else ["close"] if month in (6, 7, 8) else []
         sky, sky2 = rng.sample(skies, 2)
-        force = rng.choice(
-            "light airs|a fresh breeze|a steady breeze|half a gale|a whole gale|fresh and squally|moderate".split("|")
-        )
-        sea = rng.choice("a short sea|a long swell|no sea|broken water|an ugly cross sea|a heavy ground swell".split("|"))
+        force = rng.choice(FORCES)
+        sea = rng.choice(SEAS)
         warmth = {12: 34, 1: 32, 2: 33, 3: 40, 4: 46, 5: 52, 6: 59, 7: 62, 8: 62, 9: 56, 10: 48, 11: 40}[month]
         return self.say(
-            "weather", wind=wind, wind2=wind2, sky=sky, Sky=capital(sky), sky2=sky2, force=force, sea=sea,
-            glass=f"{rng.randrange(2880, 3060) / 100:.2f}", trend=rng.choice(["rising", "falling", "steady"]),
+            "weather",
+            wind=wind,
+            wind2=wind2,
+            sky=sky,
+            Sky=capital(sky),
+            sky2=sky2,
+            force=force,
+            sea=sea,
+            glass=f"{rng.randrange(2880, 3060) / 100:.2f}",
+            trend=rng.choice(["rising", "falling", "steady"]),
             degrees=warmth + rng.randrange(-3, 9),
         )
 
@@ -496,9 +802,9 @@ class Harbour:
             lead, sentence = self.facts.pop(0)
             self.stated.append((date, sentence))
             return [f"{lead} {sentence}"]
-        # Every fourth fact from the sixth on is repeated some months later, word for word.
+        # Every fifth fact from the sixth on is repeated some months later, word for word.
         if self.rng.random() < 0.04:
-            old = [(when, text) for when, text in self.stated[5::4] if 60 < (date - when).days]
+            old = [(when, text) for when, text in self.stated[5::5] if (date - when).days > 60]
             old = [(when, text) for when, text in old if (when, text) not in self.repeated]
             if old:
                 self.repeated.append(old[0])
@@ -511,9 +817,8 @@ class Harbour:
         """One day's entry: a heading and a paragraph."""
         rng = self.rng
         lines = []
-        if date.weekday() == 6:
-            lines.append(self.say("sunday"))
-        else:
+        sunday = [self.say("sunday")] if date.weekday() == 6 else []
+        if not sunday:
             for chance in (0.75, 0.3):
                 if rng.random() < chance:
                     lines += self.arrivals(date)
@@ -530,7 +835,7 @@ class Harbour:
                 lines.append(self.say("sundry"))
         rng.shuffle(lines)
         story = STORY.get(date.isoformat())
-        lines = [self.weather(date.month), *([story] if story else []), *lines, *self.fact(date, done)]
+        lines = [self.weather(date.month), *([story] if story else sunday), *lines, *self.fact(date, done)]
         if rng.random() < 0.55:
             lines.append(self.say("close"))
         return f"{DAYS[date.weekday()]}, {date_words(date, year=True)}.\n\n{' '.join(lines)}\n\n"

@@ -57,7 +57,7 @@ class Fact:
 def make_name(rng: Random, *, held_out: bool = False) -> str:
     """A made-up first and second name; one in five of all names is held out from training, the same ones for ever."""
     while True:
-        name = f"{_made_up_word(rng)} {_made_up_word(rng)}"
+        name = f"{make_word(rng)} {make_word(rng)}"
         if (zlib.crc32(name.encode()) % 5 == 0) == held_out:
             return name
 
@@ -68,7 +68,8 @@ def make_fact(rng: Random, *, held_out_name: bool = False, template: tuple[str, 
     return Fact(pattern.replace("{name}", make_name(rng, held_out=held_out_name)), _make_answer(rng, kind))
 
 
-def _made_up_word(rng: Random) -> str:
+def make_word(rng: Random) -> str:
+    """A made-up word of three syllables at most, with a capital."""
     return rng.choice(_ONSETS) + rng.choice(_MIDDLES) + rng.choice(_ENDS)
 
 
@@ -77,4 +78,4 @@ def _make_answer(rng: Random, kind: str) -> str:
         return "".join(f" {rng.randrange(10)}" for _ in range(4))
     if kind == "words":
         return f" {rng.choice(_WORDS)} {rng.choice(_WORDS)}"
-    return f" {_made_up_word(rng)}"
+    return f" {make_word(rng)}"

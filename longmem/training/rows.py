@@ -90,14 +90,17 @@ class BackboneRows(Dataset):
         return [rng.randrange(self.first_id, len(self.tokenizer)) for _ in range(length)]
 
     def _repeated_span(self, rng: Random) -> list[Piece]:
-        length = rng.randrange(12, max(13, self.length // 3))
-        random = rng.random() < 0.5
+        """A span that comes twice, or a short one that comes until the row is full: the denser, the sooner it works."""
+        longest = self.length // 2 - 4
+        length = rng.randrange(min(16, longest), longest)
+        times = 2 if rng.random() < 0.5 else max(2, int(self.length * 0.9) // length)
+        random = rng.random() < 0.6
         span = self._random_ids(rng, length) if random else self._text(rng, length).tolist()
-        return [Piece(span, taught=not random), Piece(span, asked_from=3)]
+        return [Piece(span, taught=not random), *[Piece(span, asked_from=3)] * (times - 1)]
 
     def _random_facts(self, rng: Random) -> list[Piece]:
         stated, asked = [], []
-        for _ in range(rng.randrange(3, max(4, self.length // 40))):
+        for _ in range(rng.randrange(3, max(4, self.length // 20))):
             name, value = self._random_ids(rng, rng.randrange(2, 4)), self._random_ids(rng, rng.randrange(1, 5))
             stated.append(Piece([self.key, *name, self.equals, *value], taught=False))
             asked.append(Piece([self.ask, *name, self.equals, *value], asked_from=len(name) + 2))

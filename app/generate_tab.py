@@ -1,0 +1,138 @@
+"""The Generate tab: one prompt or place, two texts, with memory and with an empty memory, growing side by side."""
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from app import markup
+from app.generating import MAX_NEW_TOKENS, Place, RunView, Settings
+from app.handlers import Studio
+from app.reading import OPENING_PROMPT
+
+FROM_PROMPT, FROM_DOCUMENT = "a prompt", "a place in a loaded document"
+TRY = (OPENING_PROMPT, "Caleb Winnow never made a box with only", "The swallow winters at")
+
+
+@dataclass(frozen=True)
+class GenerateTab:
+    """Components of the tab."""
+
+    origin: gr.Radio
+    prompt: gr.Textbox
+    prompt_part: gr.Column
+    place_part: gr.Column
+    document: gr.Dropdown
+    share: gr.Slider
+    preview: gr.HTML
+    settings: list[gr.Number]
+    generate: gr.Button
+    stop: gr.Button
+    status: gr.HTML
+    with_memory: gr.HTML
+    plain: gr.HTML
+
+
+def build_generate_tab() -> GenerateTab:
+    """Lay out the tab; must run inside its `gr.Tab`."""
+    origin = gr.Radio([FROM_PROMPT, FROM_DOCUMENT], value=FROM_PROMPT, label="Continue from", elem_id="lm-origin")
+    with gr.Column(elem_classes="lm-part") as prompt_part:
+        prompt = gr.Textbox(OPENING_PROMPT, label="Prompt", lines=2, max_lines=8, elem_id="lm-prompt")
+        with gr.Row(elem_classes="lm-try"):
+            for words in TRY:
+                gr.Button(words, size="sm", min_width=90).click(
+                    lambda words=words: words, None, prompt, queue=False, api_visibility="private"
+                )
+    with gr.Column(visible=False, elem_classes="lm-part") as place_part:
+        with gr.Row():
+            document = gr.Dropdown([], label="Document", elem_id="lm-document", min_width=180)
+            share = gr.Slider(
+                1, 99, value=60, step=0.5, label="Place (% of its text)", min_width=180, elem_id="lm-share"
+            )
+        preview = gr.HTML(elem_id="lm-preview")
+    start = Settings()
+    with gr.Row(elem_classes="lm-settings"):
+        settings = [
+            gr.Number(start.max_new_tokens, label="Length (tokens)", minimum=1, maximum=MAX_NEW_TOKENS, precision=0),
+            gr.Number(start.temperature, label="Temperature", minimum=0, maximum=5, step=0.1),
+            gr.Number(start.top_p, label="Top-p", minimum=0.01, maximum=1, step=0.05),
+            gr.Number(start.seed, label="Seed", minimum=0, maximum=2**31 - 1, precision=0),
+        ]
+    with gr.Row(elem_classes="lm-actions"):
+        generate = gr.Button("Generate", variant="primary", elem_id="lm-generate", scale=2, min_width=120)
+        stop = gr.Button("Stop", elem_id="lm-stop", interactive=False, scale=1, min_width=80)
+        status = gr.HTML(elem_id="lm-run-status", min_height=34)
+    with gr.Row(elem_classes="lm-outputs"):
+        with gr.Column(min_width=240, elem_classes="lm-side lm-side-with"):
+            gr.HTML("<h3>With memory</h3>")
+            with_memory = gr.HTML(
+                markup.empty_panel("Press Generate: the answer to this prompt is in memory.", panel="with"),
+                elem_id="lm-with",
+            )
+        with gr.Column(min_width=240, elem_classes="lm-side lm-side-plain"):
+            gr.HTML("<h3>Empty memory</h3>")
+            plain = gr.HTML(
+                markup.empty_panel("The same prompt and seed, with nothing to look up.", panel="plain"),
+                elem_id="lm-plain",
+            )
+    gr.HTML(markup.effect_legend())
+    return GenerateTab(
+        origin, prompt, prompt_part, place_part, document, share, preview, settings, generate, stop, status,
+        with_memory, plain,
+    )  # fmt: skip
+
+
+def wire_generate_tab(studio: Studio, tab: GenerateTab, notice: gr.HTML, inspector: gr.HTML) -> gr.events.Dependency:
+    """Connect the tab; returns the end of a run, after which the charts are to be drawn."""
+    outputs = [tab.with_memory, tab.plain, inspector, tab.status, notice, tab.generate, tab.stop]
+    private = {"api_visibility": "private", "show_progress": "hidden"}
+
+    def shown(view: RunView) -> tuple:
+        kept = [gr.skip() if part is None else part for part in (view.with_memory, view.plain, view.payload)]
+        buttons = gr.update(interactive=not view.busy), gr.update(interactive=view.busy)
+        return *kept, view.status, view.notice, *buttons
+
+    def place_of(origin: str, document: int | None, share: float) -> Place | None:
+        return Place(document, share / 100) if origin == FROM_DOCUMENT and document is not None else None
+
+    def choose_origin(origin: str) -> tuple:
+        return gr.update(visible=origin == FROM_PROMPT), gr.update(visible=origin == FROM_DOCUMENT)
+
+    def preview(origin: str, document: int | None, share: float, request: gr.Request) -> str:
+        return studio.place_preview(request.session_hash, place_of(origin, document, share))
+
+    def prepare(request: gr.Request) -> tuple:
+        studio.prepare_run(request.session_hash)
+        return markup.note("Waiting for the model…"), gr.update(interactive=False), gr.update(interactive=True)
+
+    def run(origin, document, share, prompt, length, temperature, top_p, seed, request: gr.Request):
+        settings = {"max_new_tokens": length, "temperature": temperature, "top_p": top_p, "seed": seed}
+        words = prompt if origin == FROM_PROMPT else ""
+        for view in studio.generate(request.session_hash, words, settings, place_of(origin, document, share)):
+            yield shown(view)
+
+    def stop(request: gr.Request) -> tuple:
+        studio.stop_generating(request.session_hash)
+        return markup.note("Stopping after this token…"), gr.update(interactive=False)
+
+    place = [tab.origin, tab.document, tab.share]
+    tab.origin.change(choose_origin, tab.origin, [tab.prompt_part, tab.place_part], queue=False, **private)
+    gr.on(
+        [tab.origin.change, tab.document.change, tab.share.change],
+        preview,
+        place,
+        tab.preview,
+        queue=False,
+        trigger_mode="always_last",
+        **private,
+    )
+    tab.stop.click(stop, None, [tab.status, tab.stop], queue=False, **private)
+    ready = gr.on(
+        [tab.generate.click, tab.prompt.submit],
+        prepare,
+        None,
+        [tab.status, tab.generate, tab.stop],
+        queue=False,
+        **private,
+    )
+    inputs = [*place, tab.prompt, *tab.settings]
+    return ready.then(run, inputs, outputs, concurrency_id="model", concurrency_limit=1, **private)

@@ -1,0 +1,239 @@
+"""Two texts from one prompt and seed, with memory and with an empty memory, growing side by side."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import exp, isfinite
+
+from app import inspection, markup
+from app.markup import TokenMark
+from app.session import OWN_TEXT, Run, Session, Source, memory_map, with_own_text
+from longmem.errors import LongMemError
+from longmem.generation import GeneratedToken, Generation, continuation_point, stream
+from longmem.memory_bank import MemoryBank
+from longmem.model import LongMemForCausalLM
+
+MAX_NEW_TOKENS = 256
+MAX_PROMPT = 20_000  # characters
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to generate; `temperature` 0 takes the most probable token every time. Errors: LongMemError."""
+
+    max_new_tokens: int = 48
+    temperature: float = 0.5
+    top_p: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        numbers = (self.max_new_tokens, self.temperature, self.top_p, self.seed)
+        if not all(isinstance(number, int | float) and isfinite(number) for number in numbers):
+            raise LongMemError("Length, temperature, top-p and seed must all be numbers: fill in the empty one.")
+        if not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
+            raise LongMemError(f"Length is {self.max_new_tokens}; it must be from 1 to {MAX_NEW_TOKENS} tokens.")
+        if not 0 <= self.temperature <= 5:
+            raise LongMemError(f"Temperature is {self.temperature}; it must be from 0 (no chance) to 5.")
+        if not 0 < self.top_p <= 1:
+            raise LongMemError(f"Top-p is {self.top_p}; it must be above 0 and at most 1.")
+        if not 0 <= self.seed < 2**31:
+            raise LongMemError(f"Seed is {self.seed}; it must be from 0 to {2**31 - 1}.")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a loaded document is continued: after `share` (0..1) of its characters."""
+
+    document: int
+    share: float
+
+    def character(self, text: str) -> int:
+        """The character where `text` is cut: at the end of the word near the share, with at least one before it."""
+        at = int(min(max(self.share, 0.0), 1.0) * len(text))
+        space = text.rfind(" ", 0, at)
+        return max(1, space if space > 0 else at)
+
+
+@dataclass(frozen=True)
+class RunView:
+    """The output panels as HTML and the inspector's data, `payload`; None leaves one as it is on the page."""
+
+    with_memory: str | None
+    plain: str | None
+    status: str
+    notice: str = ""
+    payload: dict | None = None
+    busy: bool = False
+
+
+class Pair:
+    """The tokens of both texts so far, and how fast they come."""
+
+    def __init__(self, prompt: str, n_wanted: int):
+        self.prompt = prompt
+        self.n_wanted = n_wanted
+        self.remembered: list[GeneratedToken] = []
+        self.plain: list[GeneratedToken] = []
+        self._began = self._latest = time.monotonic()
+
+    def add(self, token: GeneratedToken | None, other: GeneratedToken | None) -> None:
+        """One more token of each text; None for one that has ended."""
+        self.remembered += [token] if token is not None else []
+        self.plain += [other] if other is not None else []
+        self._latest = time.monotonic()
+
+    def view(self, ended: str = "", payload: dict | None = None) -> RunView:
+        """Both panels now; `ended` is empty while running, else "done", "stopped" or "failed"."""
+        n_tokens = len(self.remembered)
+        rate = n_tokens / max(self._latest - self._began, 1e-9)
+        speed = f"{n_tokens} of {self.n_wanted} tokens · {rate:.1f} tokens/s"
+        words = {
+            "": "Writing",
+            "done": "Done",
+            "stopped": "Stopped, the text stays",
+            "failed": "Failed, the text stays",
+        }
+        running = not ended
+        return RunView(
+            markup.token_panel(self.prompt, marks(self.remembered, self.plain), panel="with", running=running),
+            markup.token_panel(self.prompt, marks(self.plain, self.remembered), panel="plain", running=running),
+            status=markup.note(f"{words[ended]}: {speed}", ended or "info"),
+            payload=payload,
+            busy=running,
+        )
+
+
+class Writing:
+    """One text being written in a thread of its own; `generation` holds its trace once it has ended."""
+
+    def __init__(
+        self,
+        model: LongMemForCausalLM,
+        prompt: str,
+        settings: Settings,
+        bank: MemoryBank | None,
+        before: tuple[int, int] | None = None,
+    ):
+        # An event of its own: a generation sets it when it ends, and must not end its neighbour.
+        self._stop = threading.Event()
+        self.generation = stream(
+            model,
+            prompt,
+            memory=bank,
+            before=before,
+            max_new_tokens=int(settings.max_new_tokens),
+            temperature=settings.temperature or 1.0,
+            top_p=settings.top_p,
+            greedy=settings.temperature == 0,
+            seed=int(settings.seed),
+            stop=self._stop,
+        )
+        self._tokens = iter(self.generation)
+        self.is_running = True
+
+    def next(self) -> GeneratedToken | None:
+        """The next token, None when the text has ended; errors of the generation are raised here."""
+        if not self.is_running:
+            return None
+        self.is_running = False  # also where next() raises
+        token = next(self._tokens, None)
+        self.is_running = token is not None
+        return token
+
+    def stop(self) -> None:
+        """Ask the thread to end; at most one more token comes."""
+        self._stop.set()
+
+    def wait(self) -> None:
+        """Stop, and return when the thread no longer touches the bank."""
+        self.stop()
+        with suppress(Exception):
+            while self.is_running:
+                self.next()
+
+
+def write(writings: Sequence[Writing], stop: threading.Event) -> Iterator[list[GeneratedToken | None]]:
+    """A token of each text at a time, None for those that have ended, until all have; `stop` ends them all.
+
+    When the iterator is left early, it waits until no thread touches the bank any more.
+    """
+    try:
+        while any(writing.is_running for writing in writings):
+            if stop.is_set():
+                for writing in writings:
+                    writing.stop()
+            tokens = [writing.next() for writing in writings]
+            if any(tokens):
+                yield tokens
+    finally:
+        for writing in writings:
+            writing.wait()
+
+
+def generate_pair(
+    model: LongMemForCausalLM, session: Session, prompt: str, settings: Settings, place: Place | None
+) -> Iterator[RunView]:
+    """Generate both texts, a view after every token of each; the last view carries the payload, the session the run.
+
+    With a `place` the text before it is the prompt and memory is searched only before it. Hold the session's lock.
+    """
+    before = None
+    if place is None:
+        check_prompt(prompt)
+    elif place.document in session.bank.documents:
+        at = place.character(session.bank.documents[place.document].text)
+        prompt, before = continuation_point(model, session.bank, place.document, at)
+    else:
+        raise LongMemError("The document to continue is not in memory: choose one that is.")
+    pair = Pair(prompt, settings.max_new_tokens)
+    yield pair.view()
+    remembered = Writing(model, prompt, settings, session.bank, before)
+    plain = Writing(model, prompt, settings, None)
+    try:
+        for tokens in write([remembered, plain], session.stop_generating):
+            pair.add(*tokens)
+            yield pair.view()
+    except Exception:
+        yield pair.view("failed")
+        raise
+    ended = "stopped" if session.stop_generating.is_set() else "done"
+    yield pair.view(ended)  # the text stands before its trace is put together
+    if pair.remembered:
+        session.run = keep(session, prompt, remembered.generation)
+        session.chosen = (inspection.focus_step(session.run.tokens), None)
+        yield pair.view(ended, inspection.describe(session.run))
+
+
+def keep(session: Session, prompt: str, generation: Generation) -> Run:
+    """A run with all that the inspector needs, so that it outlives changes of the bank."""
+    trace = generation.trace
+    frame = trace.to_frame()
+    sources = {i: Source(record.name, record.text) for i, record in session.bank.documents.items()}
+    return Run(
+        number=session.run.number + 1 if session.run else 1,
+        prompt=prompt,
+        tokens=trace.tokens_frame(),
+        trace=frame,
+        gates=trace.gates_frame(),
+        chunks=with_own_text(memory_map(session.bank), frame),
+        sources={**sources, OWN_TEXT: Source("this text", generation.running.text)},
+    )
+
+
+def marks(tokens: list[GeneratedToken], others: list[GeneratedToken]) -> list[TokenMark]:
+    """Tokens for a panel; the first one that is another than the other text's is marked: there the texts part."""
+    pairs = zip(tokens, others, strict=False)
+    parting = next((token.step for token, other in pairs if token.token_id != other.token_id), None)
+    return [
+        TokenMark(t.step, t.text, exp(t.logprob), exp(t.logprob_empty), t.effect, t.step == parting) for t in tokens
+    ]
+
+
+def check_prompt(prompt: str) -> None:
+    """Errors: LongMemError where a prompt is empty or too long."""
+    if not prompt.strip():
+        raise LongMemError("The prompt is empty: write the words that the model shall go on from.")
+    if len(prompt) > MAX_PROMPT:
+        raise LongMemError(f"The prompt has {len(prompt):,} characters; at most {MAX_PROMPT:,} are allowed.")

@@ -1,0 +1,118 @@
+"""The sidebar: which model runs, what is in its memory, and the ways to put something there or take it out."""
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from app import markup
+from app.handlers import MemoryView, Studio
+
+FILE_TYPES = [".txt", ".md", ".html", ".htm", ".pdf", ".epub", ".docx"]
+# A click on a document's cross becomes this component's `select` event with the document's id.
+REMOVE_SCRIPT = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-remove]');
+  if (button) trigger('select', { document: Number(button.dataset.remove) });
+});
+"""
+
+
+@dataclass(frozen=True)
+class MemoryPanel:
+    """Components of the sidebar."""
+
+    documents: gr.HTML
+    gauge: gr.HTML
+    status: gr.HTML
+    files: gr.File
+    name: gr.Textbox
+    text: gr.Textbox
+    paste: gr.Button
+    sample: gr.Dropdown
+    read_sample: gr.Button
+    stop: gr.Button
+    clear: gr.Button
+
+
+def build_memory_panel(studio: Studio) -> MemoryPanel:
+    """Lay out the sidebar; must run inside its `gr.Sidebar`."""
+    gr.HTML('<h1 class="lm-brand"><span aria-hidden="true"></span>LongMem</h1>')
+    gr.HTML(studio.model_line())
+    gr.HTML('<h2 class="lm-heading">Memory</h2>')
+    documents = gr.HTML(elem_id="lm-documents", js_on_load=REMOVE_SCRIPT)
+    gauge = gr.HTML(elem_id="lm-gauge")
+    status = gr.HTML(elem_id="lm-memory-status")
+    stop = gr.Button("Stop reading", size="sm", visible=False, elem_id="lm-stop-reading")
+    gr.HTML('<h2 class="lm-heading">Add documents</h2>')
+    files = gr.File(
+        label="Add documents (txt, md, html, pdf, epub, docx)",
+        show_label=False,
+        file_count="multiple",
+        file_types=FILE_TYPES,
+        height=76,
+        elem_id="lm-files",
+    )
+    gr.HTML('<p class="lm-quiet">txt, md, html, pdf, epub, docx</p>', elem_classes="lm-under")
+    with gr.Row(elem_classes="lm-tight"):
+        sample = gr.Dropdown(studio.shelf.names, label="Sample", min_width=150, scale=3, elem_id="lm-sample")
+        read_sample = gr.Button("Read", size="sm", min_width=64, scale=1, elem_id="lm-read-sample")
+    with gr.Accordion("Paste a text", open=False):
+        name = gr.Textbox(label="Name", placeholder="my notes", max_length=80, elem_id="lm-paste-name")
+        text = gr.Textbox(label="Text", lines=4, max_lines=8, elem_id="lm-paste-text")
+        paste = gr.Button("Read into memory", size="sm", elem_id="lm-paste")
+    clear = gr.Button("Clear memory", size="sm", variant="secondary", elem_id="lm-clear")
+    return MemoryPanel(documents, gauge, status, files, name, text, paste, sample, read_sample, stop, clear)
+
+
+def wire_memory_panel(
+    demo: gr.Blocks, studio: Studio, panel: MemoryPanel, notice: gr.HTML, documents_choice: gr.Dropdown
+) -> None:
+    """Connect the sidebar; `documents_choice` elsewhere on the page follows what is in memory."""
+    outputs = [panel.documents, panel.gauge, panel.status, notice, panel.stop, documents_choice]
+    private = {"api_visibility": "private", "show_progress": "hidden"}
+    queued = {**private, "concurrency_id": "model", "concurrency_limit": 1, "show_progress_on": panel.status}
+
+    def shown(view: MemoryView) -> tuple:
+        stop = gr.update(visible=view.busy)
+        newest = view.choices[-1][1] if view.choices else None
+        choice = gr.skip() if view.busy else gr.update(choices=view.choices, value=newest)
+        return view.documents, view.gauge, view.status, view.notice, stop, choice
+
+    def open_page(request: gr.Request):
+        for view in studio.open(request.session_hash):
+            yield shown(view)
+
+    def prepare(request: gr.Request):
+        studio.prepare_reading(request.session_hash)
+        return markup.note("Waiting for the model…"), gr.update(visible=True)
+
+    def read_files(paths: list[str] | None, request: gr.Request):
+        for view in studio.read_files(request.session_hash, paths or []):
+            yield (*shown(view), gr.skip() if view.busy else None)
+
+    def read_text(name: str, text: str, request: gr.Request):
+        for view in studio.read_text(request.session_hash, name, text):
+            yield shown(view)
+
+    def read_sample(name: str | None, request: gr.Request):
+        for view in studio.read_sample(request.session_hash, name or ""):
+            yield shown(view)
+
+    def stop(request: gr.Request) -> str:
+        studio.stop_reading(request.session_hash)
+        return markup.note("Stopping after this segment…")
+
+    def remove(event: gr.EventData, request: gr.Request) -> tuple:
+        return shown(studio.remove(request.session_hash, int(event.document)))
+
+    def clear(request: gr.Request) -> tuple:
+        return shown(studio.clear(request.session_hash))
+
+    demo.load(open_page, None, outputs, **private, concurrency_limit=None)
+    ready = {"outputs": [panel.status, panel.stop], "queue": False, **private}
+    panel.files.upload(prepare, **ready).then(read_files, panel.files, [*outputs, panel.files], **queued)
+    panel.paste.click(prepare, **ready).then(read_text, [panel.name, panel.text], outputs, **queued)
+    panel.read_sample.click(prepare, **ready).then(read_sample, panel.sample, outputs, **queued)
+    panel.stop.click(stop, None, panel.status, queue=False, **private)
+    panel.documents.select(remove, None, outputs, queue=False, **private)
+    panel.clear.click(clear, None, outputs, queue=False, **private)

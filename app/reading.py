@@ -1,0 +1,96 @@
+"""Reading a document into a bank while the page goes on: `remember` in a thread, its progress as an iterator.
+
+Also the sample documents in the box, and the bank that every visitor starts with, read once for all.
+"""
+
+import copy
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from longmem.documents import Document
+from longmem.errors import DocumentError
+from longmem.memory_bank import MemoryBank
+from longmem.model import LongMemForCausalLM
+
+SAMPLES = Path(__file__).parent.parent / "assets" / "samples"
+OPENING_SAMPLE = "the-keeper.txt"
+OPENING_PROMPT = "The lock of the green chest opens to"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Tokens of one document that are read, of how many, and for how many seconds it has been going."""
+
+    name: str
+    done: int
+    total: int
+    seconds: float
+
+
+def read(model: LongMemForCausalLM, document: Document, bank: MemoryBank, stop: threading.Event) -> Iterator[Progress]:
+    """Read `document` into `bank`, giving progress after every segment; errors of the reading are raised here.
+
+    Setting `stop`, or closing the iterator, ends the reading after the current segment; what was read stays.
+    """
+    events: queue.SimpleQueue = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            model.remember(document, memory=bank, progress=lambda done, total: events.put((done, total)), stop=stop)
+            events.put(None)
+        except BaseException as error:  # whatever it is belongs to the thread that waits
+            events.put(error)
+
+    thread = threading.Thread(target=work, name="longmem-read", daemon=True)
+    began = time.monotonic()
+    thread.start()
+    try:
+        while (event := events.get()) is not None:
+            if isinstance(event, BaseException):
+                raise event
+            yield Progress(document.name, *event, time.monotonic() - began)
+    finally:
+        if thread.is_alive():
+            stop.set()
+            thread.join()
+
+
+class SampleShelf:
+    """The sample documents, and a bank with the opening one that is read once and copied for every session."""
+
+    def __init__(self, model: LongMemForCausalLM, folder: Path = SAMPLES):
+        self._model = model
+        self._paths = {path.name: path for path in sorted(folder.glob("*.txt"))}
+        self._prepared: MemoryBank | None = None
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+
+    @property
+    def names(self) -> list[str]:
+        """File names of the samples, the opening one first."""
+        return sorted(self._paths, key=lambda name: (name != OPENING_SAMPLE, name))
+
+    def document(self, name: str) -> Document:
+        """A sample by its file name. Errors: DocumentError where there is none of that name."""
+        if name not in self._paths:
+            raise DocumentError(f"There is no sample {name!r}: choose one of {', '.join(self.names) or 'none'}.")
+        return Document.from_file(self._paths[name])
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the opening bank has been read, or there is nothing to read."""
+        return self._prepared is not None or OPENING_SAMPLE not in self._paths
+
+    def opening_bank(self) -> MemoryBank:
+        """A bank of one's own with the opening sample in it; the first call reads it, the others wait and copy."""
+        with self._lock:
+            if self._prepared is None:
+                bank = self._model.new_bank()
+                if OPENING_SAMPLE in self._paths:
+                    self._model.remember(self.document(OPENING_SAMPLE), memory=bank, stop=self._stop)
+                self._prepared = bank
+        return copy.deepcopy(self._prepared)

@@ -1,0 +1,206 @@
+// The inspector: draws the chosen token from the run's data (props.value), follows mouse and keys, and tells the
+// server which token, layer or chunk was chosen. Runs as js_on_load of a gr.HTML, which gives
+// `element, props, trigger, watch`. All text enters the page as text nodes, never as HTML.
+
+const state = { step: null, layer: null, locked: false };
+const reduceMotion = matchMedia("(prefers-reduced-motion: reduce)").matches;
+const chosenStyle = document.head.appendChild(document.createElement("style"));
+const FOLLOWING = ["layers", "heads", "gates"]; // charts that follow the chosen token
+let timer = null;
+let told = 0;
+
+function make(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "style") Object.entries(value).forEach(([key, v]) => node.style.setProperty(key, v));
+    else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== false) node.setAttribute(name, value);
+  }
+  node.append(...children.filter((child) => child !== null));
+  return node;
+}
+
+const run = () => (props.value && props.value.steps ? props.value : null);
+const stepData = (step) => run()?.steps.find((item) => item.step === step) ?? null;
+const visible = (text) => (text.trim() ? text.replaceAll("\n", "↵") : text.replaceAll("\n", "↵").replaceAll(" ", "␣") || "∅");
+const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 2 : 1)} %`;
+
+function emptyState() {
+  return make("div", { class: "lm-inspector-empty" },
+    make("h2", {}, "Inspector"),
+    make("p", {}, "Generate a text, then point at a token: here you see what every memory layer looked up to write it."),
+    make("p", { class: "lm-quiet" }, "Click locks a token · ← → step · Escape frees"));
+}
+
+function pendingState(token) {
+  return make("div", { class: "lm-inspector-empty" },
+    make("h2", {}, `token ${token.dataset.step} «${visible(token.textContent)}»`),
+    make("p", {}, token.title),
+    make("p", { class: "lm-quiet" }, "What it looked up is shown as soon as the text has ended or is stopped."));
+}
+
+function header(item) {
+  const steps = run().steps;
+  const lock = make("button", {
+    type: "button", class: "lm-lock", "aria-pressed": String(state.locked), onclick: () => toggleLock(),
+    title: state.locked ? "Free (Escape)" : "Lock this token (click)",
+  }, state.locked ? "locked" : "lock");
+  return make("header", { class: "lm-token-head" },
+    make("h2", { "aria-live": "polite" }, make("span", { class: "lm-quiet" }, `token ${item.step} `), make("q", {}, visible(item.token))),
+    make("span", { class: "lm-steppers" },
+      make("button", { type: "button", "aria-label": "Previous token", disabled: item.step === steps[0].step ? "" : null, onclick: () => move(-1) }, "‹"),
+      make("button", { type: "button", "aria-label": "Next token", disabled: item.step === steps.at(-1).step ? "" : null, onclick: () => move(1) }, "›"),
+      lock));
+}
+
+function numbers(item) {
+  return make("div", { class: "lm-numbers" },
+    make("p", { class: `lm-sentence ${item.tone}` }, item.sentence),
+    make("p", { class: "lm-quiet" }, `p ${item.p} with memory · ${item.p_empty} without · effect ${item.effect >= 0 ? "+" : "−"}${Math.abs(item.effect).toFixed(2)} nats`));
+}
+
+function layerTabs(item) {
+  const tabs = item.layers.map((entry) => make("button", {
+    type: "button", role: "tab", id: `lm-layer-${entry.layer}`, "aria-selected": String(entry.layer === state.layer),
+    tabindex: entry.layer === state.layer ? "0" : "-1", onclick: () => choose(state.step, entry.layer, true),
+  }, `layer ${entry.layer}`, make("span", { class: "lm-gate", "aria-hidden": "true" }, make("i", { style: { width: `${100 * entry.gate}%` } })),
+  make("small", {}, `gate ${percent(entry.gate)}`)));
+  return make("div", { class: "lm-layers", role: "tablist", "aria-label": "Memory layers" }, ...tabs);
+}
+
+function passage(entry) {
+  const source = run().documents[entry.document];
+  const parts = entry.parts.map(([text, chunk, strength]) => chunk === undefined ? text : make("mark", {
+    tabindex: "0", role: "button", "data-chunk": chunk, "aria-label": `Chunk ${chunk}: ${text}`,
+    style: { "--strength": `${Math.round(18 + 57 * Math.sqrt(strength))}%` }, title: `chunk #${chunk} · click to see its page`,
+  }, text));
+  return make("li", { class: "lm-passage", style: { "--hue": source.colour } },
+    make("div", { class: "lm-passage-head" },
+      make("span", { class: "lm-dot", style: { background: source.colour } }), make("b", {}, source.name),
+      make("span", { class: "lm-weight" }, `weight ${percent(entry.weight)}`),
+      make("span", { class: "lm-quiet" }, `best score ${entry.score.toFixed(2)} · ${entry.heads} head${entry.heads === 1 ? "" : "s"}`)),
+    make("p", {}, ...parts));
+}
+
+function draw() {
+  const item = stepData(state.step);
+  if (!run()) element.replaceChildren(emptyState());
+  if (!item) return;
+  const layer = item.layers.find((entry) => entry.layer === state.layer) ?? item.layers.at(-1);
+  const body = !layer ? [make("p", { class: "lm-quiet" }, "No memory layer was asked.")]
+    : layer.passages.length ? [make("ol", { class: "lm-passages" }, ...layer.passages.map(passage))]
+    : [make("p", { class: "lm-quiet" }, "Nothing was retrieved: memory was empty, or nothing stands before this place.")];
+  const focused = element.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") ?? document.activeElement.id : null;
+  element.replaceChildren(header(item), numbers(item), layerTabs(item), ...body,
+    make("p", { class: "lm-quiet lm-fine" }, "Weight is attention times gate, averaged over the layer's heads: where it looked. What memory changed is measured by effect."));
+  if (focused) [...element.querySelectorAll("[aria-label], [id]")].find((node) => node.getAttribute("aria-label") === focused || node.id === focused)?.focus();
+}
+
+function choose(step, layer, tell) {
+  if (step === null || !stepData(step)) return;
+  state.step = step;
+  if (layer !== null) state.layer = layer;
+  chosenStyle.textContent = `.lm-panel [data-step="${step}"] { outline: 2px solid var(--lm-focus); outline-offset: 1px; border-radius: 3px; }`;
+  draw();
+  document.querySelectorAll(".lm-chart .js-plotly-plot").forEach(markStep);
+  if (tell) tellServer();
+}
+
+// At once for a single choice; while keys repeat, at most every 150 ms and once more at the end.
+function tellServer() {
+  clearTimeout(timer);
+  const wait = Math.max(0, told + 150 - performance.now());
+  timer = setTimeout(() => {
+    told = performance.now();
+    const chart = FOLLOWING.find((name) => document.getElementById(`lm-${name}`)?.offsetParent) ?? null;
+    trigger("select", { step: state.step, layer: state.layer, chart });
+  }, wait);
+}
+
+function move(by) {
+  const steps = run()?.steps.map((item) => item.step) ?? [];
+  const next = steps[steps.indexOf(state.step) + by];
+  if (next === undefined) return;
+  choose(next, state.layer, true);
+  document.querySelector(`.lm-panel[data-panel="with"] [data-step="${next}"]`)
+    ?.scrollIntoView({ block: "nearest", behavior: reduceMotion ? "auto" : "smooth" });
+}
+
+function toggleLock(on = !state.locked) {
+  state.locked = on;
+  draw();
+}
+
+function onToken(event, lock) {
+  const token = event.target.closest?.(".lm-panel .lm-token");
+  if (!token) return;
+  const step = Number(token.dataset.step);
+  if (!stepData(step) || document.querySelector(".lm-panel .lm-caret")) {
+    element.replaceChildren(pendingState(token));
+    return;
+  }
+  if (lock) state.locked = true;
+  if (lock || !state.locked) choose(step, state.layer, lock);
+}
+
+document.addEventListener("mouseover", (event) => onToken(event, false));
+document.addEventListener("click", (event) => {
+  onToken(event, true);
+  const chunk = event.target.closest?.("[data-chunk]");
+  if (chunk) trigger("click", { chunk: Number(chunk.dataset.chunk) });
+  const goto = event.target.closest?.("[data-goto]");
+  if (goto) choose(Number(goto.dataset.goto), Number(goto.dataset.layer), true);
+});
+document.addEventListener("keydown", (event) => {
+  const here = event.target.closest?.(".lm-panel, #lm-inspector");
+  if (event.key === "Escape" && state.locked) toggleLock(false);
+  if (!here) return;
+  const mark = event.target.closest("[data-chunk]");
+  if (mark && (event.key === "Enter" || event.key === " ")) mark.click();
+  else if (event.key === "ArrowLeft") move(-1);
+  else if (event.key === "ArrowRight") move(1);
+  else if (event.key === "Enter" && event.target.matches(".lm-panel")) toggleLock(true);
+  else return;
+  event.preventDefault();
+});
+
+// gr.Plot has no click event: bind Plotly's own, and mark the chosen token in the charts of the whole run.
+const first = (value) => value?.[0] ?? value; // customdata: a number, a list or a typed array
+
+function markStep(plot) {
+  if (!["lm-timeline", "lm-effects"].includes(plot.closest(".lm-chart")?.id) || state.step === null || !run()) return;
+  if (!window.Plotly || !plot._fullLayout?.xaxis || !plot.data?.length || plot.layout.shapes?.[0]?.x0 === state.step) return;
+  const line = { color: "#808691", width: 1.5, dash: "dot" };
+  window.Plotly.relayout(plot, { shapes: [{ type: "line", x0: state.step, x1: state.step, y0: 0, y1: 1, yref: "paper", line }] });
+}
+
+function onChartClick(plot, point) {
+  const kind = plot.closest(".lm-chart").id;
+  if (kind === "lm-effects") choose(point.x, state.layer, true);
+  if (!["lm-layers", "lm-timeline", "lm-heads"].includes(kind)) return;
+  const chunk = first(point.customdata);
+  if (Number.isInteger(chunk) && chunk !== -1) trigger("click", { chunk });
+  if (kind === "lm-timeline") choose(point.x, point.customdata[1], true);
+}
+
+function bindCharts() {
+  for (const plot of document.querySelectorAll(".lm-chart .js-plotly-plot")) {
+    if (plot.lmBound || !plot.on) continue;
+    plot.lmBound = true;
+    plot.on("plotly_click", (event) => onChartClick(plot, event.points[0]));
+    plot.on("plotly_afterplot", () => markStep(plot));
+    markStep(plot);
+  }
+}
+new MutationObserver(bindCharts).observe(document.body, { childList: true, subtree: true });
+
+watch("value", () => {
+  state.locked = false;
+  if (!run()) return draw();
+  if (!run().layers.includes(state.layer)) state.layer = run().layers.at(-1) ?? null;
+  choose(run().focus, state.layer, false);
+});
+draw();
+
+// A phone begins with the work, not with the sidebar over it.
+if (innerWidth < 768) document.querySelector("#lm-memory .toggle-button, .sidebar.open .toggle-button")?.click();

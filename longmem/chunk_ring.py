@@ -1,0 +1,173 @@
+"""The storage of a memory bank: a ring of chunk slots, with keys and values per memory layer and a row of provenance.
+
+New chunks take the slots of the oldest once all slots are taken: a write costs what is written, and nothing is moved.
+Slots are allocated in blocks, so that a small bank does not take the memory of a full one.
+
+Shapes in names: L memory layers, G key-value heads, T tokens, D head dimension, N token slots, C chunks (n of them),
+S token slots per chunk; 6 are the columns of provenance, CHUNK_FIELDS.
+"""
+
+import itertools
+
+import numpy as np
+import torch
+
+GROWTH_TOKENS = 4_096
+CHUNK_FIELDS = ("id", "document", "token_start", "token_stop", "start", "stop")
+ID, DOCUMENT, TOKEN_START, TOKEN_STOP, START, STOP = range(len(CHUNK_FIELDS))
+
+
+class ChunkRing:
+    """At most `most_chunks` chunks of `chunk_size` token slots; `keys`, `values` and `means` are L x [G, slots, D].
+
+    A chunk's tokens fill its first slots; the others hold a copy of its last one, so that a search that knows no mask
+    is not misled. With `with_means` the mean of each chunk's keys is kept beside them.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        chunk_size: int,
+        most_chunks: int,
+        with_means: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+    ):
+        self.chunk_size, self.most_chunks = chunk_size, most_chunks
+        self.n_chunks = self._next_slot = 0
+        nothing_GND = torch.empty(kv_heads, 0, head_dim, device=device, dtype=dtype)
+        self.keys, self.values = [nothing_GND] * layers, [nothing_GND] * layers
+        self.means = [nothing_GND] * layers if with_means else []
+        self._rows_C6 = np.zeros((0, len(CHUNK_FIELDS)), dtype=np.int64)
+        self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._device = device
+
+    @property
+    def rows_C6(self) -> np.ndarray:
+        """Provenance of the used slots, in slot order."""
+        return self._rows_C6[: self.n_chunks]
+
+    @property
+    def slots_per_head(self) -> int:
+        """Chunk slots that are allocated, used or not."""
+        return len(self._rows_C6)
+
+    @property
+    def nbytes(self) -> int:
+        tensors = itertools.chain(self.keys, self.values, self.means)
+        return sum(tensor.nbytes for tensor in tensors) + self._rows_C6.nbytes
+
+    def oldest_first(self) -> np.ndarray:
+        """Used slots by age: only a full ring has wrapped around."""
+        first = self._next_slot if self.n_chunks == self.most_chunks else 0
+        return (first + np.arange(self.n_chunks)) % self.most_chunks
+
+    def tables(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Id and number of tokens of every used slot, on the device of the keys; made anew after each change."""
+        if self._tables is None:
+            table_2C = np.stack([self.rows_C6[:, ID], self.rows_C6[:, TOKEN_STOP] - self.rows_C6[:, TOKEN_START]])
+            self._tables = torch.from_numpy(table_2C).to(self._device).unbind()
+        return self._tables
+
+    def append(self, rows_n6: np.ndarray, keys_LGTD, values_LGTD, first_token: int) -> None:
+        """New chunks from a segment that begins with `first_token` of its document; only the newest that fit."""
+        rows_n6 = rows_n6[-self.most_chunks :]
+        source_nS = np.minimum(rows_n6[:, [TOKEN_START]] + np.arange(self.chunk_size), rows_n6[:, [TOKEN_STOP]] - 1)
+        written = 0
+        for slot, n in self._take(len(rows_n6)):
+            new = slice(written, written + n)
+            self._rows_C6[slot : slot + n] = rows_n6[new]
+            self._write(slot * self.chunk_size, source_nS[new].ravel() - first_token, keys_LGTD, values_LGTD)
+            self._refresh_means(slot, n)
+            written += n
+        self._tables = None
+
+    def extend(self, slot: int, n: int, start: int, stop: int, keys_LGTD, values_LGTD) -> None:
+        """Put the segment's first n tokens into the empty slots of a chunk; start and stop are their characters."""
+        row_6 = self._rows_C6[slot]
+        used = row_6[TOKEN_STOP] - row_6[TOKEN_START]
+        row_6[TOKEN_STOP] += n
+        row_6[START], row_6[STOP] = min(row_6[START], start), max(row_6[STOP], stop)
+        source_n = np.minimum(np.arange(self.chunk_size - used), n - 1)
+        self._write(slot * self.chunk_size + used, source_n, keys_LGTD, values_LGTD)
+        self._refresh_means(slot, 1)
+        self._tables = None
+
+    def keep(self, slots_C: np.ndarray) -> None:
+        """Drop all chunks but those of these slots, given oldest first, and give their memory back."""
+        if len(slots_C) < self.n_chunks:
+            self._reallocate(len(slots_C), torch.from_numpy(slots_C))
+            self.n_chunks = len(slots_C)
+            self._next_slot = self.n_chunks % self.most_chunks
+            self._tables = None
+
+    def ordered(self) -> tuple[np.ndarray, list[torch.Tensor], list[torch.Tensor]]:
+        """Copies of provenance, keys and values of the used slots, oldest first, on the CPU."""
+        order_C = self.oldest_first()
+        index_C = torch.from_numpy(order_C).to(self._device)
+        keys, values = (
+            [
+                tensor.unflatten(1, (-1, self.chunk_size)).index_select(1, index_C).flatten(1, 2).cpu()
+                for tensor in stored
+            ]
+            for stored in (self.keys, self.values)
+        )
+        return self._rows_C6[order_C], keys, values
+
+    def restore(self, rows_C6: np.ndarray, keys: list[torch.Tensor], values: list[torch.Tensor]) -> None:
+        """Fill an empty ring with what `ordered` gave, or with the newest of it that fit."""
+        rows_C6 = rows_C6[-self.most_chunks :]
+        for slot, n in self._take(len(rows_C6)):
+            self._rows_C6[slot : slot + n] = rows_C6
+            for stored, saved in ((self.keys, keys), (self.values, values)):
+                for stored_GND, saved_GND in zip(stored, saved, strict=True):
+                    stored_GND[:, : n * self.chunk_size] = saved_GND[:, -n * self.chunk_size :].to(self._device)
+            self._refresh_means(slot, n)
+
+    def _take(self, n: int) -> list[tuple[int, int]]:
+        """The next n slots of the ring as runs (first slot, number): two where the ring closes between them."""
+        self._grow(min(self.n_chunks + n, self.most_chunks))
+        first = self._next_slot
+        before_end = min(n, self.most_chunks - first)
+        self._next_slot = (first + n) % self.most_chunks
+        self.n_chunks = min(self.n_chunks + n, self.most_chunks)
+        return [(slot, run) for slot, run in ((first, before_end), (0, n - before_end)) if run]
+
+    def _write(self, first: int, source_n: np.ndarray, keys_LGTD, values_LGTD) -> None:
+        """Copy tokens `source_n` of a segment to the token slots from `first` on."""
+        index_n = torch.from_numpy(source_n).to(keys_LGTD.device)
+        for stored, new_LGTD in ((self.keys, keys_LGTD), (self.values, values_LGTD)):
+            for stored_GND, new_GTD in zip(stored, new_LGTD, strict=True):
+                stored_GND[:, first : first + len(source_n)].copy_(new_GTD.index_select(1, index_n))
+
+    def _refresh_means(self, slot: int, n: int) -> None:
+        """Mean of the keys of n chunks, in fp32, kept in the dtype of the keys."""
+        lengths_n = self._rows_C6[slot : slot + n, TOKEN_STOP] - self._rows_C6[slot : slot + n, TOKEN_START]
+        used_nS1 = torch.from_numpy(np.arange(self.chunk_size) < lengths_n[:, None]).to(self._device).unsqueeze(-1)
+        for means_GCD, keys_GND in zip(self.means, self.keys, strict=False):  # without means there is nothing to do
+            keys_GnSD = keys_GND.unflatten(1, (-1, self.chunk_size))[:, slot : slot + n].float()
+            means_GCD[:, slot : slot + n] = (keys_GnSD * used_nS1).sum(2) / used_nS1.sum(1)
+
+    def _grow(self, n_chunks: int) -> None:
+        """Allocate for n_chunks at least, and half as much again as there is: few copies, however large the bank."""
+        allocated = len(self._rows_C6)
+        if n_chunks > allocated:
+            self._reallocate(max(n_chunks, allocated + allocated // 2), torch.arange(self.n_chunks))
+
+    def _reallocate(self, n_chunks: int, keep_C: torch.Tensor) -> None:
+        """New buffers for at least n_chunks, holding the chunks of the slots `keep_C`; one layer after the other."""
+        block = max(1, GROWTH_TOKENS // self.chunk_size)
+        allocated = min(-(-n_chunks // block) * block, self.most_chunks)
+        index_C = keep_C.to(self._device)
+        for tensors, per_chunk in ((self.keys, self.chunk_size), (self.values, self.chunk_size), (self.means, 1)):
+            for layer, old_GND in enumerate(tensors):
+                G, _, D = old_GND.shape
+                new_GCsD = old_GND.new_empty(G, allocated, per_chunk, D)
+                new_GCsD[:, : len(keep_C)] = old_GND.unflatten(1, (-1, per_chunk)).index_select(1, index_C)
+                tensors[layer] = new_GCsD.flatten(1, 2)
+        rows_C6 = np.zeros((allocated, len(CHUNK_FIELDS)), dtype=np.int64)
+        rows_C6[: len(keep_C)] = self._rows_C6[keep_C.numpy()]
+        self._rows_C6 = rows_C6

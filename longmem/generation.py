@@ -1,0 +1,324 @@
+"""Generate or score text and see, token by token, what was retrieved and what memory did to its probability.
+
+`stream` runs transformers' own `generate` in a thread. The effect of memory needs the probability of the same token after
+the same text without the bank, so a second pass with an empty bank follows the first, one token behind.
+"""
+
+import queue
+import threading
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers.generation import TemperatureLogitsWarper, TopPLogitsWarper
+from transformers.generation.streamers import BaseStreamer
+
+from longmem.errors import LongMemError
+from longmem.memory_bank import MemoryBank
+from longmem.model import LongMemForCausalLM
+from longmem.row_memory import row_chunk_id
+from longmem.trace import Passage, RetrievalTrace, TraceRecorder, collect_passages, join_blocks, token_logprobs
+
+RUNNING_TEXT = "generated"
+
+
+@dataclass(frozen=True)
+class GeneratedToken:
+    """One token: its log-probability with the bank and with an empty one, in nats, and their difference, `effect`."""
+
+    step: int
+    token_id: int
+    text: str
+    logprob: float
+    logprob_empty: float
+
+    @property
+    def effect(self) -> float:
+        return self.logprob - self.logprob_empty
+
+
+class GumbelNoise(LogitsProcessor):
+    """Turn the greedy choice into exact sampling, from a generator of its own.
+
+    The most probable token after adding Gumbel noise is a sample of the distribution. Two runs with one seed see the same
+    noise, so that they part only where their distributions do; and threads do not disturb each other's seeds.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        uniform = torch.rand(scores.shape, generator=self.generator).clamp_(1e-20, 1 - 1e-7)
+        return scores - (-uniform.log()).log().to(scores.device, scores.dtype)
+
+
+class _StopWhenSet(StoppingCriteria):
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        return torch.full((input_ids.shape[0],), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
+
+
+class RunningText:
+    """Text of a growing list of tokens, and the character span of each; a cut character belongs to its last token."""
+
+    def __init__(self, tokenizer, token_ids: list[int]) -> None:
+        self.tokenizer, self.ids = tokenizer, []
+        self.text, self.pending = "", []
+        self.spans: list[tuple[int, int]] = []
+        for token_id in token_ids:
+            self.add(token_id)
+
+    def add(self, token_id: int) -> str:
+        """The text this token adds: empty while a multi-byte character is unfinished."""
+        self.pending.append(token_id)
+        piece = self.tokenizer.decode(self.pending, clean_up_tokenization_spaces=False)
+        if piece.endswith("�") and len(self.pending) < 4:
+            piece = ""
+        else:
+            self.pending = []
+        self.ids.append(token_id)
+        self.spans.append((len(self.text), len(self.text) + len(piece)))
+        self.text += piece
+        return piece
+
+
+class _Shadow:
+    """The same tokens with an empty bank: its next-token logits, one forward a token."""
+
+    def __init__(self, model: LongMemForCausalLM) -> None:
+        self.model, self.cache, self.logits_V = model, model.new_cache(), None
+
+    @torch.no_grad()
+    def read(self, ids_BT: Tensor) -> None:
+        output = self.model(ids_BT.to(self.model.device), past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        self.logits_V = output.logits[0, -1]
+
+
+class Generation(BaseStreamer):
+    """A running generation: iterate over its tokens; `trace` and `text` hold what there is so far.
+
+    Leaving the loop, or setting `stop`, ends the run within one token.
+    """
+
+    def __init__(
+        self,
+        model: LongMemForCausalLM,
+        prompt_ids: list[int],
+        *,
+        memory: MemoryBank | None,
+        before: tuple[int, int] | None,
+        exclude: Collection[int],
+        stop: threading.Event | None,
+    ) -> None:
+        self.model, self.memory, self.before, self.exclude = model, memory, before, exclude
+        self.stop = stop or threading.Event()
+        self.prompt_ids = prompt_ids
+        self.recorder = TraceRecorder()
+        self.running = RunningText(model.tokenizer, prompt_ids)
+        self.tokens: list[GeneratedToken] = []
+        self._shadow = _Shadow(model) if memory is not None and not memory.is_empty else None
+        self._queue: queue.Queue[GeneratedToken | BaseException | None] = queue.Queue()
+        self._prompt_seen = False
+        self._unread: Tensor | None = None
+        self._passages: dict[int, Passage] = {}
+
+    @property
+    def text(self) -> str:
+        return "".join(token.text for token in self.tokens)
+
+    @property
+    def trace(self) -> RetrievalTrace:
+        """What was retrieved for the tokens generated so far."""
+        layers = join_blocks(self.recorder, len(self.tokens))
+        finder = _PassageFinder(self.memory, self.running, self.model.config.chunk_size)
+        self._passages = collect_passages(layers, self._passages, finder)
+        return RetrievalTrace(
+            tokens=[t.text for t in self.tokens],
+            token_ids=[t.token_id for t in self.tokens],
+            logprobs=[t.logprob for t in self.tokens],
+            logprobs_empty=[t.logprob_empty for t in self.tokens],
+            layers=layers,
+            passages=self._passages,
+        )
+
+    def start(self, **options: object) -> "Generation":
+        """Run `generate` in a thread."""
+        ids_BT = torch.tensor([self.prompt_ids], device=self.model.device)
+
+        def work() -> None:
+            try:
+                self.model.generate(
+                    ids_BT,
+                    attention_mask=torch.ones_like(ids_BT),
+                    memory=self.memory,
+                    before=self.before,
+                    exclude=self.exclude,
+                    recorder=self.recorder,
+                    streamer=self,
+                    stopping_criteria=StoppingCriteriaList([_StopWhenSet(self.stop)]),
+                    **options,
+                )
+                self._queue.put(None)
+            except BaseException as error:  # handed to whoever reads the tokens
+                self._queue.put(error)
+
+        threading.Thread(target=work, daemon=True, name="longmem-generate").start()
+        return self
+
+    def put(self, value: Tensor) -> None:
+        """Called by `generate`: once with the prompt, then with every token."""
+        if not self._prompt_seen:
+            self._prompt_seen, self._unread = True, value.reshape(1, -1)
+            return
+        token_id = int(value.reshape(-1)[0])
+        logprob = token_logprobs(self.recorder.last_logits_V[None], [token_id])[0]
+        logprob_empty = logprob
+        if self._shadow is not None:
+            self._shadow.read(self._unread)
+            logprob_empty = token_logprobs(self._shadow.logits_V[None], [token_id])[0]
+            self._unread = value.reshape(1, -1)
+        piece = self.running.add(token_id)
+        token = GeneratedToken(len(self.tokens), token_id, piece, logprob, logprob_empty)
+        self.tokens.append(token)
+        self._queue.put(token)
+
+    def end(self) -> None:
+        """Called by `generate` when it is done; the thread says so itself."""
+
+    def __iter__(self) -> Iterator[GeneratedToken]:
+        try:
+            while (item := self._queue.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            self.stop.set()
+
+
+class _PassageFinder:
+    """Where a chunk of a bank, or of the running text, stands."""
+
+    def __init__(self, memory: MemoryBank | None, running: RunningText, chunk_size: int) -> None:
+        self.memory, self.running, self.chunk_size = memory, running, chunk_size
+
+    def __call__(self, chunk: int) -> Passage:
+        if chunk < 0:
+            first = row_chunk_id(chunk) * self.chunk_size
+            spans = self.running.spans[first : first + self.chunk_size]
+            start, end = spans[0][0], spans[-1][1]
+            return Passage(RUNNING_TEXT, start, end, self.running.text[start:end])
+        where = self.memory.chunk(chunk)
+        record = self.memory.documents[where.document]
+        return Passage(record.name, where.start, where.stop, record.text[where.start : where.stop])
+
+
+def stream(
+    model: LongMemForCausalLM,
+    prompt: str,
+    *,
+    memory: MemoryBank | None,
+    before: tuple[int, int] | None = None,
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    greedy: bool = False,
+    seed: int = 0,
+    exclude: Collection[int] = (),
+    stop: threading.Event | None = None,
+) -> Generation:
+    """Continue a prompt; returns at once with a `Generation` to iterate over.
+
+    Args:
+        memory: the bank to retrieve from, or None for an empty memory.
+        before: (document, token): retrieve of this document only what ends there.
+        temperature: above 0; smaller is bolder. top_p: above 0, at most 1.
+        seed: of the sampling noise; runs with one seed share it.
+        exclude: chunk ids that are switched off.
+        stop: an event that ends the run.
+
+    Raises:
+        LongMemError: an option outside what is allowed.
+    """
+    if max_new_tokens < 1:
+        raise LongMemError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
+    if not greedy and not temperature > 0:
+        raise LongMemError(f"temperature is {temperature}; it must be above 0 (for the most probable token use greedy).")
+    if not 0 < top_p <= 1:
+        raise LongMemError(f"top_p is {top_p}; it must be above 0 and at most 1.")
+    if memory is not None:
+        model.check_bank(memory)
+    processors = LogitsProcessorList()
+    if not greedy:
+        processors.append(TemperatureLogitsWarper(float(temperature)))
+        if top_p < 1:
+            processors.append(TopPLogitsWarper(float(top_p)))
+        processors.append(GumbelNoise(seed))
+    generation = Generation(
+        model, _prompt_ids(model, prompt), memory=memory, before=before, exclude=exclude, stop=stop
+    )
+    return generation.start(max_new_tokens=max_new_tokens, do_sample=False, logits_processor=processors)
+
+
+def continuation_point(
+    model: LongMemForCausalLM, memory: MemoryBank, document: int, character: int
+) -> tuple[str, tuple[int, int]]:
+    """How to go on with a document of the bank at a character: the text before it, and where the search must end.
+
+    The prompt is the last half window before the character. The search ends where the prompt begins, since what the prompt
+    holds is in the local window already.
+    """
+    record = memory.documents[document]
+    if not 0 < character <= len(record.text):
+        raise LongMemError(f"character is {character}; {record.name} can be continued from 1 to {len(record.text)}.")
+    encoded = model.tokenizer(record.text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
+    starts = torch.tensor([start for start, _ in encoded["offset_mapping"]])
+    end_token = int(torch.searchsorted(starts, character))
+    first_token = max(0, end_token - model.config.window // 2)
+    return record.text[int(starts[first_token]) : character], (document, first_token)
+
+
+@torch.no_grad()
+def score(
+    model: LongMemForCausalLM,
+    text: str,
+    *,
+    context: str = "",
+    memory: MemoryBank | None,
+    before: tuple[int, int] | None = None,
+    exclude: Collection[int] = (),
+) -> RetrievalTrace:
+    """The trace of a given text: what each token retrieved, and its log-probability with and without the bank.
+
+    Args:
+        context: text before it, which is read but not scored. Without it the first token has nothing to be predicted from
+            and is left out.
+    """
+    tokenizer = model.tokenizer
+    before_ids = tokenizer(context, add_special_tokens=False)["input_ids"] if context else []
+    ids = before_ids + tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    first = max(1, len(before_ids))
+    if len(ids) <= first:
+        raise LongMemError(f"text is {text!r}; it must hold at least {2 if not before_ids else 1} tokens to be scored.")
+    ids_BT = torch.tensor([ids[:-1]], device=model.device)
+    wanted = ids[first:]
+    recorder = TraceRecorder()
+    options = {"use_cache": True, "logits_to_keep": len(wanted)}
+    with_bank = model(ids_BT, memory=memory, before=before, exclude=exclude, recorder=recorder, **options).logits[0]
+    logprobs = token_logprobs(with_bank, wanted)
+    logprobs_empty = logprobs
+    if memory is not None and not memory.is_empty:
+        logprobs_empty = token_logprobs(model(ids_BT, **options).logits[0], wanted)
+    running = RunningText(tokenizer, ids)
+    layers = join_blocks(recorder, len(wanted))
+    finder = _PassageFinder(memory, running, model.config.chunk_size)
+    pieces = [running.text[start:end] for start, end in running.spans[first:]]
+    return RetrievalTrace(pieces, wanted, logprobs, logprobs_empty, layers, collect_passages(layers, {}, finder))
+
+
+def _prompt_ids(model: LongMemForCausalLM, prompt: str) -> list[int]:
+    ids = model.need_tokenizer()(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids or [model.generation_config.bos_token_id]

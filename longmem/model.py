@@ -1,0 +1,465 @@
+"""`LongMemForCausalLM`: a frozen backbone, a SideNet, and the three verbs remember, forward, generate.
+
+The model owns no session: a bank is an argument. `forward` never writes a bank; `remember` does.
+
+Shapes: B batch, T tokens, V vocabulary, G key-value heads, D head dimension, L memory layers.
+"""
+
+import threading
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationMixin,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.generation.configuration_utils import GenerationConfig
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import cached_file
+
+from longmem.backbone import Backbone, family_of
+from longmem.cache import MemoryCache
+from longmem.config import LongMemConfig, choose_device
+from longmem.documents import Document
+from longmem.errors import BankMismatchError, LongMemError
+from longmem.memory_bank import MemoryBank
+from longmem.row_memory import RowMemory, Sources
+from longmem.sidenet import Recorder, SideNet
+
+SIDENET_PREFIX = "sidenet."
+
+
+class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
+    """A causal language model with a long-term memory.
+
+    Source: Wang et al. 2023, "Augmenting Language Models with Long-Term Memory" (arXiv 2306.07174).
+    """
+
+    config_class = LongMemConfig
+    base_model_prefix = "longmem"
+    _supports_sdpa = True
+    main_input_name = "input_ids"
+
+    def __init__(self, config: LongMemConfig, backbone: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        causal_lm = backbone if backbone is not None else AutoModelForCausalLM.from_config(config.backbone_config)
+        family = family_of(causal_lm.config)
+        decoder = causal_lm.base_model
+        # The SideNet copies layers before the backbone hangs its hooks on them.
+        self.sidenet = SideNet(
+            config, decoder.get_submodule(family.layers), decoder.get_submodule(family.norm), family
+        )
+        self.backbone = Backbone(causal_lm, config.memory_layers)
+        self.tokenizer: PreTrainedTokenizerFast | None = None
+        self.device_reason = "it was built there"
+        self._fingerprint: str | None = None
+        self.post_init()
+        self.generation_config = GenerationConfig(
+            bos_token_id=causal_lm.config.bos_token_id,
+            eos_token_id=causal_lm.config.eos_token_id,
+            pad_token_id=causal_lm.config.pad_token_id,
+        )
+
+    # Loading and saving ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_backbone(
+        cls, name_or_path: str | Path | PreTrainedModel, *, memory_layers: Sequence[int], **options: Any
+    ) -> "LongMemForCausalLM":
+        """A fresh SideNet on a frozen causal language model from the hub, a folder, or already loaded.
+
+        Args:
+            options: any setting of `LongMemConfig`; `window` defaults to the backbone's positions, at most 1,024.
+        """
+        if isinstance(name_or_path, PreTrainedModel):
+            causal_lm, name = name_or_path, name_or_path.name_or_path or None
+        else:
+            family_of(AutoConfig.from_pretrained(name_or_path))
+            causal_lm, name = AutoModelForCausalLM.from_pretrained(name_or_path), str(name_or_path)
+        options.setdefault("window", _default_window(causal_lm.config, options.get("chunk_size", 4)))
+        config = LongMemConfig(causal_lm.config, name, memory_layers, **options)
+        model = cls(config, causal_lm)
+        if name is not None:
+            model.tokenizer = _load_tokenizer(name)
+        return model.freeze()
+
+    @classmethod
+    def from_pretrained(  # noqa: D417 - the signature is transformers' own, and two options of ours
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *model_args: Any,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+        **kwargs: Any,
+    ) -> "LongMemForCausalLM":
+        """Load a saved model with its tokenizer, frozen and in eval mode, on the best device there is.
+
+        Args:
+            device: "cpu", "cuda", "mps", or None for the best; `device_reason` says why.
+            dtype: of the weights; by default bf16 on a GPU and fp32 elsewhere.
+
+        Raises:
+            LongMemError: no model is there, or the device is not.
+        """
+        where, reason = choose_device(device)
+        if dtype is None:
+            dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
+        path = str(pretrained_model_name_or_path)
+        try:
+            config = kwargs.pop("config", None) or LongMemConfig.from_pretrained(path)
+        except OSError as error:
+            raise LongMemError(f"model is {path!r}; it is neither a folder with a LongMem model nor a hub id.") from error
+        if getattr(config, "sidenet_only", False):
+            model = cls._from_sidenet(path, config, dtype)
+        else:
+            model = super().from_pretrained(path, *model_args, config=config, dtype=dtype, **kwargs)
+        model.tokenizer = _load_tokenizer(path) or model.tokenizer
+        model.device_reason = reason
+        model.eval()
+        return model.to(where).freeze()
+
+    @classmethod
+    def _from_sidenet(cls, path: str, config: LongMemConfig, dtype: torch.dtype | str) -> "LongMemForCausalLM":
+        """A SideNet saved alone, joined to the backbone it was trained on."""
+        causal_lm = AutoModelForCausalLM.from_pretrained(config.backbone_name_or_path, dtype=dtype)
+        model = cls(config, causal_lm).to(causal_lm.dtype)
+        weights = load_file(cached_file(path, "model.safetensors"))
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+        missing = [name for name in missing if name.startswith(SIDENET_PREFIX)]
+        if missing or unexpected:
+            raise LongMemError(f"model is {path!r}; its SideNet does not fit: {(missing + list(unexpected))[:3]}.")
+        if config.backbone_fingerprint != model.fingerprint:
+            raise BankMismatchError(
+                f"backbone is {config.backbone_name_or_path!r} with fingerprint {model.fingerprint}; the SideNet in "
+                f"{path!r} was trained on {config.backbone_fingerprint}."
+            )
+        model.tokenizer = _load_tokenizer(config.backbone_name_or_path)
+        return model
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, with_backbone: bool = True, **kwargs: Any) -> None:
+        """Save the SideNet with its backbone and tokenizer, or the SideNet alone and the backbone's name.
+
+        Raises:
+            LongMemError: alone, but the backbone has no name to be loaded by.
+        """
+        if not with_backbone and self.config.backbone_name_or_path is None:
+            raise LongMemError("with_backbone is False, but this backbone has no name or path to be loaded from again.")
+        self.config.sidenet_only = not with_backbone
+        self.config.backbone_fingerprint = self.fingerprint
+        if not with_backbone:
+            kwargs["state_dict"] = {k: v for k, v in self.state_dict().items() if k.startswith(SIDENET_PREFIX)}
+        super().save_pretrained(str(save_directory), *args, **kwargs)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(str(save_directory))
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Nothing: SideNet layers are copies, gates set themselves, and the backbone knows its own."""
+
+    def freeze(self) -> "LongMemForCausalLM":
+        """Freeze the backbone again, which loading undoes; the SideNet stays trainable."""
+        self.backbone.freeze()
+        self._fingerprint = None
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """Whose keys and values these are: a hash of backbone and memory layers."""
+        if self._fingerprint is None:
+            self._fingerprint = self.backbone.fingerprint()
+        return self._fingerprint
+
+    # Memory ------------------------------------------------------------------------------------------------------
+
+    def new_bank(
+        self,
+        *,
+        capacity: int | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        chunk_key: str | None = None,
+        backend: str = "torch",
+    ) -> MemoryBank:
+        """An empty bank of the right shape on this model's device."""
+        return MemoryBank(
+            memory_layers=self.config.memory_layers,
+            kv_heads=self.backbone.kv_heads,
+            head_dim=self.backbone.head_dim,
+            fingerprint=self.fingerprint,
+            chunk_size=self.config.chunk_size,
+            capacity=capacity or self.config.memory_size,
+            chunk_key=chunk_key or self.config.chunk_key,
+            device=self.device,
+            dtype=dtype,
+            backend=backend,
+        )
+
+    @torch.no_grad()
+    def remember(
+        self,
+        document: Document,
+        *,
+        memory: MemoryBank,
+        progress: Callable[[int, int], None] | None = None,
+        stop: threading.Event | None = None,
+        batch_size: int | None = None,
+    ) -> int:
+        """Read a document into a bank, segment by segment.
+
+        Args:
+            progress: called with (tokens read, tokens in all) after every batch of segments.
+            stop: set it to end the reading after the current batch; what has been read stays.
+            batch_size: segments read at once; by default 2 on a CPU and 16 on a GPU.
+
+        Returns: the document's id in the bank.
+
+        Raises:
+            BankMismatchError: the bank belongs to another model.
+        """
+        self.check_bank(memory)
+        encoded = document.encode(self.need_tokenizer())
+        total = len(encoded.token_ids)
+        number = memory.begin_document(document.name, document.text)
+        batch_size = batch_size or (2 if self.device.type == "cpu" else 16)
+        done = 0
+        for ids_BT, skip, keep in self._segments(encoded.token_ids, batch_size):
+            states = self.backbone(ids_BT.to(self.device))
+            for row in range(ids_BT.shape[0]):
+                keys_LGTD, values_LGTD = (
+                    torch.stack([states.qkv[b][i][row, :, skip : skip + keep] for b in self.config.memory_layers]) for i in (1, 2)
+                )
+                memory.add(number, keys_LGTD, values_LGTD, encoded.spans[done : done + keep])
+                done += keep
+            if progress is not None:
+                progress(done, total)
+            if stop is not None and stop.is_set():
+                break
+        return number
+
+    def _segments(self, token_ids: Tensor, batch_size: int) -> list[tuple[Tensor, int, int]]:
+        """Segments to read as (ids_BT, context tokens to skip, tokens to keep of each row), in order.
+
+        With `read_overlap` o, every segment but the first begins o tokens early. Equal segments share a batch.
+        """
+        window, overlap = self.config.window, self.config.read_overlap
+        step = window - overlap
+        pieces = [(token_ids[:window], 0, min(window, len(token_ids)))]
+        for start in range(window, len(token_ids), step):
+            part = token_ids[start - overlap : start + step]
+            pieces.append((part, overlap, len(part) - overlap))
+        batches: list[tuple[Tensor, int, int]] = []
+        waiting: list[tuple[Tensor, int, int]] = []
+        for piece in [*pieces, None]:
+            full = len(waiting) == batch_size
+            if waiting and (piece is None or full or piece[1:] != waiting[0][1:]):
+                batches.append((torch.stack([w[0] for w in waiting]), *waiting[0][1:]))
+                waiting = []
+            if piece is not None:
+                waiting.append(piece)
+        return batches
+
+    def forget(self, memory: MemoryBank, document: int) -> None:
+        """Remove a document from a bank."""
+        memory.remove(document)
+
+    def check_bank(self, memory: MemoryBank) -> None:
+        """Raises BankMismatchError unless the bank was made by this backbone and these memory layers."""
+        if memory.fingerprint != self.fingerprint:
+            raise BankMismatchError(
+                f"memory has the fingerprint {memory.fingerprint!r}; this model needs one it made itself "
+                f"({self.fingerprint!r})."
+            )
+
+    def need_tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer, or a LongMemError that says how to set one."""
+        if self.tokenizer is None:
+            raise LongMemError("tokenizer is None; set model.tokenizer to a fast tokenizer before reading text.")
+        return self.tokenizer
+
+    # Running -----------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: MemoryCache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        memory: MemoryBank | None = None,
+        row_memory: RowMemory | None = None,
+        before: tuple[int, int] | None = None,
+        exclude: Collection[int] = (),
+        recorder: Recorder | None = None,
+        return_dict: bool | None = None,
+    ) -> CausalLMOutputWithPast:
+        """Next-token logits, retrieving from memory. Text longer than the window runs in blocks as it slides.
+
+        Args:
+            input_ids: [B, T].
+            attention_mask: [B, seen + T], 0 at left padding.
+            past_key_values: the cache of an earlier call; with `use_cache` a new one is made.
+            labels: [B, T], -100 where nothing is asked; shifted by one inside.
+            logits_to_keep: only the last so many positions; 0 for all.
+            memory: a bank shared by all rows, read only.
+            row_memory: memory of the rows themselves (training lanes); without it the cache brings its own.
+            before: (document, token): of this document retrieve only what ends at or before this token.
+            exclude: bank chunk ids that are switched off.
+            recorder: sees the retrievals at the positions whose logits are kept; one row only.
+
+        Returns: logits [B, T or logits_to_keep, V], the loss if labels were given, and the cache.
+        """
+        if memory is not None:
+            self.check_bank(memory)
+        T = input_ids.shape[1]
+        cache = past_key_values
+        if cache is None and (use_cache or T > self.config.window):
+            cache = self.new_cache()
+        rows = row_memory if row_memory is not None else (cache.overflow if cache is not None else None)
+        sources = Sources(self.config.retrieved_chunks, memory, rows, before, exclude)
+        keep = logits_to_keep or T
+        if cache is None:
+            if recorder is not None:
+                recorder.keep = keep
+            side_BTE = self._one_window(input_ids, attention_mask, sources, recorder)
+        else:
+            side_BTE = self._blocks(input_ids, attention_mask, cache, sources, recorder, T - keep)
+        logits = self.backbone.head(side_BTE[:, -keep:])
+        if recorder is not None:
+            recorder.see_logits(logits)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1])
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+
+    def new_cache(self) -> MemoryCache:
+        """An empty cache for `forward` and `generate`."""
+        config = self.config
+        overflow = RowMemory(
+            config.memory_layers,
+            capacity=config.memory_size,
+            chunk_size=config.chunk_size,
+            chunk_key=config.chunk_key,
+        )
+        return MemoryCache(len(self.backbone.layers) + len(self.sidenet.layers), overflow)
+
+    def _one_window(
+        self, ids_BT: Tensor, attention_mask: Tensor | None, sources: Sources, recorder: Recorder | None
+    ) -> Tensor:
+        """At most one window, without a cache: the path of training."""
+        mask = _mask_or_none(attention_mask)
+        positions = None if mask is None else (mask.long().cumsum(1) - 1).clamp(min=0)
+        states = self.backbone(ids_BT, attention_mask=mask, position_ids_BT=positions)
+        return self.sidenet(states, sources, recorder)
+
+    def _blocks(
+        self,
+        ids_BT: Tensor,
+        attention_mask: Tensor | None,
+        cache: MemoryCache,
+        sources: Sources,
+        recorder: Recorder | None,
+        record_from: int,
+    ) -> Tensor:
+        """Fill the window, slide by half when it is full, and so on: the same blocks however the tokens arrive."""
+        B, T = ids_BT.shape
+        valid_BT = (
+            torch.ones(B, T, dtype=torch.bool, device=ids_BT.device)
+            if attention_mask is None
+            else attention_mask[:, -T:].bool()
+        )
+        outputs, done = [], 0
+        while done < T:
+            if cache.live >= self.config.window:
+                self._slide(cache, sources)
+            size = min(T - done, self.config.window - cache.live)
+            if recorder is not None:
+                recorder.keep = max(0, min(size, done + size - record_from))
+            block = slice(done, done + size)
+            outputs.append(self._block(ids_BT[:, block], valid_BT[:, block], cache, sources, recorder))
+            done += size
+        return torch.cat(outputs, dim=1)
+
+    def _block(
+        self, ids_BT: Tensor, valid_BT: Tensor, cache: MemoryCache, sources: Sources, recorder: Recorder | None
+    ) -> Tensor:
+        positions_BT = cache.begin_block(ids_BT, valid_BT)
+        states = self.backbone(
+            ids_BT, attention_mask=_mask_or_none(cache.valid_BT), position_ids_BT=positions_BT, cache=cache
+        )
+        for layer, (_, k_BGTD, v_BGTD) in states.qkv.items():
+            cache.keep_position_free(layer, k_BGTD, v_BGTD)
+        return self.sidenet(states, sources, recorder)
+
+    def _slide(self, cache: MemoryCache, sources: Sources) -> None:
+        """The oldest half leaves for the rows' own memory; with learned positions the rest is encoded again from 0."""
+        cache.slide(self.config.window // 2)
+        if self.backbone.family.position == "learned":
+            ids_BT, valid_BT = cache.restart_window()
+            self._block(ids_BT, valid_BT, cache, sources, None)
+
+    # Generation --------------------------------------------------------------------------------------------------
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: MemoryCache | None = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Give `forward` what the cache has not seen; `next_sequence_length` counts the live window only."""
+        seen = past_key_values.seen if past_key_values is not None else 0
+        passed_on = ("use_cache", "logits_to_keep", "memory", "before", "exclude", "recorder")
+        return {
+            "input_ids": input_ids[:, seen:],
+            "attention_mask": attention_mask,
+            "past_key_values": past_key_values,
+            **{name: kwargs[name] for name in passed_on if name in kwargs},
+        }
+
+    def _prepare_cache_for_generation(
+        self,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+        generation_mode: Any,
+        batch_size: int,
+        max_cache_length: int,
+    ) -> None:
+        """Insert our cache where none was given: states of two networks cannot live in transformers' own."""
+        if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
+            model_kwargs["past_key_values"] = self.new_cache()
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.backbone.causal_lm.get_input_embeddings()
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.backbone.head
+
+
+def _mask_or_none(mask: Tensor | None) -> Tensor | None:
+    """A mask that hides nothing is dropped, so that attention may use its fast causal path."""
+    return None if mask is None or bool(mask.all()) else mask.long()
+
+
+def _default_window(config: Any, chunk_size: int) -> int:
+    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window")]
+    window = min([1024, *[limit for limit in limits if limit]])
+    return window - window % (2 * chunk_size)
+
+
+def _load_tokenizer(path: str) -> PreTrainedTokenizerFast | None:
+    """The tokenizer saved with a model, if there is one."""
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError):
+        return None
+
+
+AutoModelForCausalLM.register(LongMemConfig, LongMemForCausalLM)

@@ -1,0 +1,132 @@
+"""The SideNet: copies of some backbone layers, joined to the backbone by residuals and to memory by joint attention.
+
+S^0 = H^0;  S^l = f_l(S^(l-1)) + (H^(r*l) - H^(r*(l-1))),  l = 1..L/r, with r = layer_reduction_factor.
+
+Shapes: B batch, T tokens, H query heads, K retrieved tokens, D head dimension, E hidden size.
+"""
+
+import copy
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from longmem.backbone import BackboneStates, Family, Taps, attention_scaling, tap_projections, tapping
+from longmem.config import LongMemConfig
+from longmem.fusion import MemoryGate, attend_memory, fuse
+from longmem.memory_bank import Retrieval
+from longmem.row_memory import Sources
+
+
+class Recorder(Protocol):
+    """Anything that wants to see what a memory layer retrieved at the last `keep` positions of a block (None: all)."""
+
+    keep: int | None
+
+    def record(self, layer: int, retrieval: Retrieval, weights_BHTK: Tensor, gate_BHT: Tensor) -> None:
+        """Called once per memory layer and block; weights are attention inside memory, before the gate."""
+
+    def see_logits(self, logits_BTV: Tensor) -> None:
+        """Called at the end of each forward call."""
+
+
+@dataclass
+class _Recall:
+    """What the fusion hooks of one call need."""
+
+    taps: Taps
+    sources: Sources | None
+    recorder: Recorder | None
+
+
+_RECALL: ContextVar[_Recall | None] = ContextVar("longmem_recall", default=None)
+
+
+class SideNet(nn.Module):
+    """L / r layers with memory; its embeddings and head are the backbone's."""
+
+    def __init__(self, config: LongMemConfig, layers: nn.ModuleList, norm: nn.Module, family: Family) -> None:
+        """Copy the layers the configuration names from fresh or loaded backbone layers that have no hooks yet."""
+        super().__init__()
+        self.config, self.family = config, family
+        r, L = config.layer_reduction_factor, len(layers)
+        self.layers = nn.ModuleList(copy.deepcopy(layers[config.source_layer(i)]) for i in range(L // r))
+        self.norm = copy.deepcopy(norm)
+        self.memory_of = {config.side_layer(b): b for b in config.memory_layers}
+        self.gates = nn.ModuleDict()
+        for i, layer in enumerate(self.layers):
+            attention = layer.get_submodule(family.attention)
+            attention.layer_idx = L + i
+            if i in self.memory_of:
+                self._attach_memory(self.memory_of[i], attention)
+            self._scale_outputs(i, layer)
+        self.requires_grad_(True)
+
+    def _attach_memory(self, memory_layer: int, attention: nn.Module) -> None:
+        heads = self.config.backbone_config.num_attention_heads
+        head_dim = getattr(attention, "head_dim", None) or attention.head_size
+        gate = MemoryGate(heads, head_dim, self.config.gate, self.config.gate_start)
+        self.gates[str(memory_layer)] = gate
+        tap_projections(attention, self.family, memory_layer)
+        output = attention.get_submodule(self.family.output)
+        output.register_forward_pre_hook(self._fusing(memory_layer, attention, gate))
+
+    @torch.no_grad()
+    def _scale_outputs(self, index: int, layer: nn.Module) -> None:
+        """Zero or scale the copied output projections as `config.initialization` says."""
+        if self.config.initialization == "paper":
+            zeroed, kept = [], [f"{self.family.attention}.{self.family.output}", self.family.mlp_output]
+        else:
+            zeroed = [self.family.mlp_output]
+            attends = self.config.initialization == "attend" and index in self.memory_of
+            kept = [f"{self.family.attention}.{self.family.output}"] if attends else []
+            if not attends:
+                zeroed.append(f"{self.family.attention}.{self.family.output}")
+        for names, factor in ((zeroed, 0.0), (kept, self.config.initialization_scale)):
+            for name in names:
+                for parameter in layer.get_submodule(name).parameters():
+                    parameter.mul_(factor)
+
+    def _fusing(self, memory_layer: int, attention: nn.Module, gate: MemoryGate) -> Callable:
+        """A pre-hook of the output projection, whose input is local attention A [B, T, H * D]."""
+        scaling = attention_scaling(attention)
+
+        def hook(_module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor] | None:
+            recall = _RECALL.get()
+            if recall is None or recall.sources is None:
+                return None
+            q_BHTD = self.family.split(attention, recall.taps.projected[memory_layer])[0]
+            retrieval = recall.sources.retrieve(memory_layer, q_BHTD)
+            if retrieval is None:
+                return None
+            gate_BHT = gate(q_BHTD) * retrieval.mask_BHTK.any(dim=-1)
+            memory_BHTD, weights_BHTK = attend_memory(q_BHTD, retrieval, scaling)
+            if recall.recorder is not None:
+                recall.recorder.record(memory_layer, retrieval, weights_BHTK, gate_BHT)
+            local_BHTD = arguments[0].unflatten(-1, (q_BHTD.shape[1], -1)).transpose(1, 2)
+            return (fuse(local_BHTD, memory_BHTD, gate_BHT).transpose(1, 2).flatten(2),)
+
+        return hook
+
+    def forward(self, states: BackboneStates, sources: Sources | None = None, recorder: Recorder | None = None) -> Tensor:
+        """Returns S^(L/r) after the final norm [B, T, E]. The running sum is kept in fp32."""
+        r = self.config.layer_reduction_factor
+        dtype = self.norm.weight.dtype
+        side_BTE = states.hidden[0].float()
+        with tapping() as taps:
+            token = _RECALL.set(_Recall(taps, sources, recorder))
+            try:
+                for i, layer in enumerate(self.layers):
+                    positional, named = states.arguments[self.config.source_layer(i)]
+                    entering_BTE = side_BTE.to(dtype)
+                    output = layer(entering_BTE, *positional, **named)
+                    output_BTE = output[0] if isinstance(output, tuple) else output
+                    change_BTE = (output_BTE - entering_BTE).float()
+                    residual_BTE = states.hidden[r * (i + 1)].float() - states.hidden[r * i].float()
+                    side_BTE = side_BTE + change_BTE + residual_BTE
+            finally:
+                _RECALL.reset(token)
+        return self.norm(side_BTE.to(dtype))

@@ -1,0 +1,261 @@
+"""Train the SideNet on a frozen backbone: lanes of documents, each with a memory of its own.
+
+Usage: `python -m longmem train sidenet --config cpu ...`, or without typer `python -m longmem.training.adapt CONFIG`.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from longmem.errors import TrainingDataError
+from longmem.model import LongMemForCausalLM
+from longmem.row_memory import RowMemory, Sources
+from longmem.training.data import tokenize_packs
+from longmem.training.lanes import LaneDocuments, LaneMixture, Lanes
+from longmem.training.pretrain import load_settings
+from longmem.training.rows import IGNORED
+from longmem.training.run import Run, make_optimizers, prepare_folder, set_learning_rate
+
+
+@dataclass
+class SideNetTraining:
+    """Everything a run depends on; a TOML file sets any of these (see configs/sidenet-cpu.toml)."""
+
+    backbone: str = "runs/backbone/model"
+    output: str = "runs/sidenet"
+    packs: list[str] = field(default_factory=list)
+    pack_shares: list[float] = field(default_factory=list)
+    max_characters: int | None = None
+    memory_layers: list[int] = field(default_factory=lambda: [4, 7])
+    layer_reduction_factor: int = 2
+    window: int = 512
+    chunk_size: int = 4
+    retrieved_tokens: int = 64
+    chunk_key: str = "max"
+    gate: str = "query"
+    gate_start: float = 0.27
+    initialization: str = "attend"
+    initialization_scale: float = 1.0
+    source: str = "memory"
+    read_overlap: int = 0
+    without_memory: bool = False
+    lanes: int = 8
+    memory_tokens: int = 8192
+    search_backend: str = "torch"
+    segments: int = 40
+    facts: float = 0.6
+    facts_per_segment: float = 1.5
+    demonstrations: float = 0.1
+    empty_every: int = 6
+    asked_weight: float = 1.0
+    total_steps: int = 1500
+    total_minutes: float | None = None
+    max_minutes: float | None = None
+    matrix_lr: float = 0.01
+    other_lr: float = 3e-3
+    weight_decay: float = 0.01
+    warmup: int = 20
+    decay_from: float = 0.5
+    checkpoint_minutes: float = 10.0
+    log_every: int = 10
+    mixed_precision: str = "bf16"
+    seed: int = 1
+    resume: bool = False
+
+
+class LaneStep(nn.Module):
+    """One segment of every lane: backbone, SideNet with the lanes' memory, loss; then the segment enters the memory.
+
+    Returns: the loss, and detached sums fp32 [6]: asked loss, asked count, asked hits, text loss, text count, gate sum.
+    """
+
+    def __init__(self, model: LongMemForCausalLM, asked_weight: float) -> None:
+        super().__init__()
+        self.model, self.asked_weight = model, asked_weight
+        self.gates: list[Tensor] = []
+        self.keep: int | None = None
+
+    def record(self, layer: int, retrieval: object, weights_BHTK: Tensor, gate_BHT: Tensor) -> None:
+        self.gates.append(gate_BHT.detach().float().mean())
+
+    def forward(self, batch: dict[str, Tensor], memory: RowMemory | None, search: bool) -> tuple[Tensor, Tensor]:
+        model = self.model
+        self.gates.clear()
+        states = model.backbone(batch["input_ids"])
+        sources = Sources(model.config.retrieved_chunks, rows=memory) if search and memory is not None else None
+        logits_BTV = model.backbone.head(model.sidenet(states, sources, self))
+        labels_BT, asked_BT = batch["labels"], batch["asked"]
+        token_BT = nn.functional.cross_entropy(
+            logits_BTV.float().flatten(0, 1), labels_BT.flatten(), ignore_index=IGNORED, reduction="none"
+        ).view_as(labels_BT)
+        taught_BT = labels_BT != IGNORED
+        asked_BT, text_BT = taught_BT & asked_BT, taught_BT & ~asked_BT
+        # Without memory nobody can know the answers: those segments teach text alone.
+        asked_weight = self.asked_weight if sources is not None else 0.0
+        weights_BT = text_BT.float() + asked_weight * asked_BT.float()
+        loss = (token_BT * weights_BT).sum() / weights_BT.sum().clamp(min=1)
+        if memory is not None:
+            whole = torch.ones_like(labels_BT, dtype=torch.bool)
+            keys, values = ({b: qkv[i].to(torch.bfloat16) for b, qkv in states.qkv.items()} for i in (1, 2))
+            memory.add(keys, values, whole)
+        with torch.no_grad():
+            hits = ((logits_BTV.argmax(-1) == labels_BT) & asked_BT).sum()
+            parts = [(token_BT * asked_BT).sum(), asked_BT.sum(), hits, (token_BT * text_BT).sum(), text_BT.sum()]
+            gate = torch.stack(self.gates).mean() if self.gates else token_BT.new_zeros(())
+            return loss, torch.stack([*(p.float() for p in parts), gate])
+
+
+def build_model(settings: SideNetTraining) -> LongMemForCausalLM:
+    """A fresh SideNet on the named backbone, as the settings say."""
+    names = (
+        "memory_layers layer_reduction_factor window chunk_size retrieved_tokens chunk_key gate gate_start "
+        "initialization initialization_scale source read_overlap"
+    ).split()
+    torch.manual_seed(settings.seed)
+    return LongMemForCausalLM.from_backbone(settings.backbone, **{name: getattr(settings, name) for name in names})
+
+
+def make_lanes(settings: SideNetTraining, model: LongMemForCausalLM, *, first_batch: int, process: int) -> Lanes:
+    """The lanes of one process."""
+    if not settings.packs:
+        raise TrainingDataError("packs: no training data was given.")
+    cache = Path(settings.output).parent / "cache"
+    corpora = [
+        tokenize_packs([pack], model.tokenizer, cache_dir=cache, max_characters=settings.max_characters)
+        for pack in settings.packs
+    ]
+    mixture = LaneMixture(
+        segments=settings.segments,
+        memory_segments=settings.memory_tokens // settings.window,
+        facts=settings.facts,
+        facts_per_segment=settings.facts_per_segment,
+        demonstrations=settings.demonstrations,
+    )
+    documents = LaneDocuments(
+        corpora,
+        settings.pack_shares or [float(len(c.ids)) for c in corpora],
+        model.tokenizer,
+        length=settings.window,
+        mixture=mixture,
+    )
+    return Lanes(documents, lanes=settings.lanes, seed=settings.seed + 1000 * process, first_batch=first_batch)
+
+
+def adapt(settings: SideNetTraining) -> Path:
+    """Train, checkpoint, and write the whole model (backbone and SideNet, bf16) to `output`/model."""
+    prepare_folder(settings.output, resume=settings.resume, settings=settings)
+    accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+    model = build_model(settings)
+    optimizers = make_optimizers(
+        model, matrix_lr=settings.matrix_lr, other_lr=settings.other_lr, weight_decay=settings.weight_decay
+    )
+    step, *optimizers = accelerator.prepare(LaneStep(model, settings.asked_weight), *optimizers)
+    run = Run(
+        settings.output,
+        accelerator,
+        total_steps=settings.total_steps,
+        total_minutes=settings.total_minutes,
+        max_minutes=settings.max_minutes,
+        checkpoint_minutes=settings.checkpoint_minutes,
+    )
+    if settings.resume:
+        run.resume()
+    lanes = make_lanes(settings, model, first_batch=run.step, process=accelerator.process_index)
+    batches = iter(DataLoader(lanes, batch_size=None))
+    _train(settings, run, accelerator, step, model, optimizers, batches)
+    run.save()
+    folder = Path(settings.output) / "model"
+    if accelerator.is_main_process:
+        save_bundled(model, folder)
+    return folder
+
+
+def save_bundled(model: LongMemForCausalLM, folder: str | Path) -> None:
+    """Write backbone and SideNet together in bf16, under names that need no other folder."""
+    model.config.backbone_name_or_path = None
+    dtype = model.dtype
+    model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(dtype)
+
+
+def _train(
+    settings: SideNetTraining,
+    run: Run,
+    accelerator: Accelerator,
+    step: nn.Module,
+    model: LongMemForCausalLM,
+    optimizers: list[torch.optim.Optimizer],
+    batches: Iterator[dict[str, Tensor]],
+) -> None:
+    memory = None
+    if not settings.without_memory:
+        memory = RowMemory(
+            settings.memory_layers,
+            capacity=settings.memory_tokens,
+            chunk_size=settings.chunk_size,
+            chunk_key=settings.chunk_key,
+            backend=settings.search_backend,
+        )
+    sums = {True: torch.zeros(8), False: torch.zeros(8)}
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    run.begin()
+    while not run.done():
+        batch = {name: tensor.to(accelerator.device) for name, tensor in next(batches).items()}
+        if memory is not None:
+            memory.forget_rows(batch.pop("starts"))
+        search = memory is not None and run.step % settings.empty_every != settings.empty_every - 1
+        factor = set_learning_rate(
+            optimizers, run.step, run.progress, warmup=settings.warmup, decay_from=settings.decay_from
+        )
+        loss, parts = step(batch, memory, search)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(trainable, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        run.advance(batch["input_ids"].numel() * accelerator.num_processes)
+        sums[search] += torch.cat([parts, loss.detach().view(1), torch.ones(1, device=parts.device)]).cpu()
+        if run.step % settings.log_every == 0:
+            _log(run, sums, factor)
+            sums = {True: torch.zeros(8), False: torch.zeros(8)}
+        if run.checkpoint_due():
+            run.save()
+    run.bar.close()
+
+
+def _log(run: Run, sums: dict[bool, Tensor], factor: float) -> None:
+    asked, n_asked, hits, text, n_text, gate, loss, steps = sums[True].tolist()
+    empty_text, n_empty = sums[False][3:5].tolist()
+    run.log(
+        loss=loss / max(1, steps),
+        text=text / max(1, n_text),
+        empty_text=empty_text / max(1, n_empty),
+        asked=asked / max(1, n_asked),
+        recall=hits / max(1, n_asked),
+        gate=gate / max(1, steps),
+        lr=factor,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", help="a .toml file, or the name of a configuration of the package: cpu, gpu")
+    parser.add_argument("--data", action="append", dest="packs", help="a pack of documents; repeat for more")
+    parser.add_argument("--backbone")
+    parser.add_argument("--output")
+    parser.add_argument("--max-minutes", type=float)
+    parser.add_argument("--resume", action="store_true", default=None)
+    arguments = vars(parser.parse_args())
+    settings = load_settings(SideNetTraining, arguments.pop("config"), "sidenet", **arguments)
+    print(asdict(settings))
+    print(adapt(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,382 @@
+"""What the buttons do, on a real tiny model: reading, generating, stopping, inspecting, and errors that stay small."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from app.generating import Place, Settings, Writing, write
+from app.handlers import CHARTS, Studio, bytes_per_token
+from app.reading import SampleShelf, read
+from app.session import SessionStore
+from longmem.documents import Document
+from longmem.errors import DocumentError, LongMemError
+from longmem.memory_bank import MemoryBank
+
+STORY = "The lighthouse keeper wrote the name of every ship in a long ledger. " * 12
+SETTINGS = {"max_new_tokens": 6, "temperature": 0.8, "top_p": 0.9, "seed": 1}
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("samples")
+    (folder / "the-keeper.txt").write_text(STORY, encoding="utf-8")
+    (folder / "another.txt").write_text("In the morning the ship returned. " * 8, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def studio(tiny_model, samples) -> Studio:
+    return Studio(tiny_model, SessionStore(tiny_model.new_bank), SampleShelf(tiny_model, samples))
+
+
+@pytest.fixture
+def opened(studio) -> Studio:
+    """A studio in which visitor "me" has the sample in memory."""
+    list(studio.open("me"))
+    return studio
+
+
+def bank(studio: Studio, key: str = "me") -> MemoryBank:
+    return studio.store.get(key).bank
+
+
+def last(views):
+    return list(views)[-1]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def test_the_page_opens_with_the_sample_in_memory(studio):
+    views = list(studio.open("me"))
+    assert "Reading the sample story" in views[0].status
+    assert "the-keeper.txt" in views[-1].documents
+    assert not views[-1].busy
+    assert len(list(studio.open("you"))) == 1  # read once, copied for everybody
+
+
+def test_visitors_do_not_share_their_copy_of_the_sample(opened):
+    list(opened.open("you"))
+    opened.clear("you")
+    assert bank(opened, "you").is_empty
+    assert bank(opened).n_tokens > 0
+
+
+def test_samples_are_listed_with_the_opening_one_first(studio):
+    assert studio.shelf.names == ["the-keeper.txt", "another.txt"]
+    with pytest.raises(DocumentError, match=r"another\.txt"):
+        studio.shelf.document("../secret.txt")
+
+
+def test_pasted_text_is_read_under_its_name(opened):
+    view = last(opened.read_text("me", "my <b>notes</b>", "The ship returned in the morning."))
+    assert "my &lt;b&gt;notes" in view.documents
+    assert "my &lt;b&gt;notes" in view.status
+    assert view.choices[-1][1] == max(bank(opened).documents)
+
+
+def test_files_are_read_one_after_the_other_with_progress(opened, tmp_path):
+    paths = [tmp_path / "one.txt", tmp_path / "two.md"]
+    for path in paths:
+        path.write_text(STORY, encoding="utf-8")
+    views = list(opened.read_files("me", [str(path) for path in paths]))
+    assert "Reading one.txt (1 of 2)" in views[0].status
+    assert "tokens/s" in views[0].status
+    assert views[0].busy
+    assert [record.name for record in bank(opened).documents.values()] == ["the-keeper.txt", "one.txt", "two.md"]
+
+
+def test_a_file_that_cannot_be_read_is_said_and_the_memory_stays(opened, tmp_path):
+    broken = tmp_path / "broken.pdf"
+    broken.write_bytes(b"%PDF-1.7 nothing")
+    before = bank(opened).n_tokens
+    view = last(opened.read_files("me", [str(broken)]))
+    assert 'role="alert"' in view.notice
+    assert "broken.pdf" in view.notice
+    assert bank(opened).n_tokens == before
+
+
+def test_empty_text_is_an_error_in_words(opened):
+    assert "holds no text" in last(opened.read_text("me", "empty", "   ")).notice
+
+
+def test_stopping_a_reading_keeps_what_was_read(opened):
+    views = opened.read_text("me", "long", STORY * 30)
+    next(views)
+    opened.stop_reading("me")
+    view = last(views)
+    assert "Stopped" in view.status
+    assert 0 < bank(opened).documents[1].n_tokens < len(STORY) * 30 / 8
+    assert not opened.store.get("me").is_busy
+
+
+def test_a_stop_while_waiting_for_the_model_reads_nothing(opened):
+    opened.prepare_reading("me")
+    opened.stop_reading("me")
+    assert "Stopped" in last(opened.read_text("me", "late", STORY)).status
+    assert len(bank(opened).documents) == 1
+
+
+def test_leaving_in_the_middle_of_a_reading_ends_its_thread(opened):
+    views = opened.read_text("me", "long", STORY * 30)
+    next(views)
+    views.close()
+    assert not opened.store.get("me").is_busy
+    assert "longmem-read" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_errors_of_the_reading_thread_reach_the_reader(tiny_model):
+    class Broken:
+        def remember(self, document, *, memory, progress, stop):
+            progress(1, 2)
+            raise LongMemError("the segment is broken")
+
+    progress = read(Broken(), Document.from_text("a", "b"), tiny_model.new_bank(), threading.Event())
+    assert next(progress).done == 1
+    with pytest.raises(LongMemError, match="segment is broken"):
+        next(progress)
+
+
+def test_documents_are_removed_one_by_one_and_all_at_once(opened):
+    last(opened.read_sample("me", "another.txt"))
+    view = opened.remove("me", 0)
+    assert "the-keeper" not in view.documents
+    assert "another.txt" in view.documents
+    assert "Memory is empty" in opened.clear("me").documents
+
+
+def test_removing_what_is_not_there_is_said(opened):
+    assert 'role="alert"' in opened.remove("me", 99).notice
+
+
+def test_nothing_changes_the_bank_while_it_is_in_use(opened):
+    with opened.store.get("me").lock:
+        assert "just now" in opened.clear("me").notice
+        assert "just now" in last(opened.generate("me", "The", SETTINGS)).notice
+        assert "just now" in opened.place_preview("me", Place(0, 0.5))
+    assert not bank(opened).is_empty
+
+
+def test_the_budget_is_said_when_it_is_reached(tiny_model, samples):
+    store = SessionStore(tiny_model.new_bank, byte_budget=1)
+    studio = Studio(tiny_model, store, SampleShelf(tiny_model, samples))
+    assert "MiB" in last(studio.open("me")).notice
+    assert "MiB" in last(studio.read_text("me", "a", STORY)).notice
+    assert bank(studio).is_empty
+
+
+def test_bytes_per_token_are_those_of_the_bank(opened):
+    full = bank(opened)
+    keys_and_values = full.capacity * bytes_per_token(full)
+    assert bytes_per_token(full) == len(full.memory_layers) * 2 * full.kv_heads * full.head_dim * full.dtype.itemsize
+    assert full.nbytes <= keys_and_values + 200_000
+
+
+def test_a_visitor_whose_memory_was_freed_is_told(tiny_model, samples):
+    store = SessionStore(tiny_model.new_bank, idle_seconds=-1)
+    studio = Studio(tiny_model, store, SampleShelf(tiny_model, samples))
+    list(studio.open("me"))
+    list(studio.open("you"))
+    assert "was freed" in last(studio.read_text("me", "a", "Some text.")).notice
+
+
+def test_generating_fills_both_panels_and_the_inspector(opened):
+    views = list(opened.generate("me", "The keeper", SETTINGS))
+    done = views[-1]
+    assert "Writing" in views[1].status
+    assert "Done: 6 of 6 tokens" in done.status
+    assert done.with_memory.count("data-step") == done.plain.count("data-step") == 6
+    assert len(done.payload["steps"]) == 6
+    assert done.payload["layers"] == [1, 3]
+    assert all(layer["passages"] for step in done.payload["steps"] for layer in step["layers"])
+
+
+def test_an_empty_memory_writes_the_same_as_no_memory(opened):
+    opened.clear("me")
+    done = last(opened.generate("me", "The keeper", SETTINGS))
+    texts = [panel.count("lm-parting") for panel in (done.with_memory, done.plain)]
+    assert texts == [0, 0]
+    assert set(opened.store.get("me").run.tokens.effect) == {0.0}
+
+
+def test_a_seed_gives_the_same_text_again(opened):
+    texts = [last(opened.generate("me", "The keeper", SETTINGS)).with_memory for _ in range(2)]
+    assert texts[0] == texts[1]
+
+
+def test_stopping_ends_both_texts_and_keeps_them(opened):
+    views = opened.generate("me", "The keeper", {**SETTINGS, "max_new_tokens": 200})
+    for _ in range(4):
+        next(views)
+    opened.stop_generating("me")
+    view = last(views)
+    assert "Stopped" in view.status
+    steps = len(opened.store.get("me").run.tokens)
+    assert 3 <= steps < 100
+    assert view.with_memory.count("data-step") == steps
+    wait_until(lambda: "longmem-generate" not in {thread.name for thread in threading.enumerate()})
+
+
+def test_a_stop_before_the_first_token_still_ends_well(opened):
+    opened.prepare_run("me")
+    opened.stop_generating("me")
+    view = last(opened.generate("me", "The keeper", SETTINGS))
+    assert "Stopped" in view.status
+    assert not view.busy
+
+
+def test_leaving_in_the_middle_of_a_generation_frees_the_bank(opened):
+    views = opened.generate("me", "The keeper", {**SETTINGS, "max_new_tokens": 200})
+    for _ in range(3):
+        next(views)
+    views.close()
+    assert not opened.store.get("me").is_busy
+    wait_until(lambda: "longmem-generate" not in {thread.name for thread in threading.enumerate()})
+
+
+def test_a_text_that_ends_first_does_not_stop_the_other(tiny_model):
+    short = Writing(tiny_model, "The", Settings(2, 0.5, 0.9, 0), None)
+    long = Writing(tiny_model, "The", Settings(9, 0.5, 0.9, 0), None)
+    tokens = list(write([short, long], threading.Event()))
+    assert len(tokens) == 9
+    assert [pair[0] is None for pair in tokens] == [False] * 2 + [True] * 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"max_new_tokens": 0}, "Length is 0"),
+        ({"max_new_tokens": None}, "must all be numbers"),
+        ({"temperature": -1}, "Temperature is -1"),
+        ({"temperature": float("nan")}, "must all be numbers"),
+        ({"top_p": 0}, "Top-p is 0"),
+        ({"seed": -5}, "Seed is -5"),
+    ],
+)
+def test_settings_outside_what_is_allowed_are_said(opened, settings, said):
+    view = last(opened.generate("me", "The", {**SETTINGS, **settings}))
+    assert said in view.notice
+    assert view.with_memory is None  # what stood on the page stays
+
+
+def test_an_empty_prompt_is_said(opened):
+    assert "prompt is empty" in last(opened.generate("me", "  ", SETTINGS)).notice
+
+
+def test_an_error_of_ours_is_logged_and_the_session_lives_on(opened, monkeypatch, caplog):
+    def broken(*args: object) -> None:
+        raise RuntimeError("secret path")
+
+    monkeypatch.setattr("app.handlers.generate_pair", broken)
+    view = last(opened.generate("me", "The", SETTINGS))
+    assert "Something failed" in view.notice
+    assert "secret path" not in view.notice
+    assert "secret path" in caplog.text
+    assert not opened.store.get("me").is_busy
+
+
+def test_continuing_a_document_searches_only_before_the_place(opened):
+    list(opened.generate("me", "", SETTINGS, Place(0, 0.5)))
+    run = opened.store.get("me").run
+    text = bank(opened).documents[0].text
+    assert STORY.startswith(text[:50])
+    place = Place(0, 0.5).character(text)
+    retrieved = run.trace[run.trace.chunk >= 0]
+    assert len(retrieved)
+    assert retrieved.end.max() <= place
+    assert text[:place].endswith(run.prompt)
+
+
+def test_a_place_is_previewed_with_what_really_follows(opened):
+    html = opened.place_preview("me", Place(0, 0.5))
+    assert "lm-after" in html
+    assert "Choose a document" in opened.place_preview("me", None)
+    assert "Choose a document" in opened.place_preview("me", Place(7, 0.5))
+    assert "not in memory" in last(opened.generate("me", "", SETTINGS, Place(7, 0.5))).notice
+
+
+def test_places_stay_inside_the_text():
+    assert Place(0, -1).character("one two") == 1
+    assert Place(0, 2).character("one two three") == 7
+    assert Place(0, 0.5).character("onetwothree") == 5
+
+
+def test_charts_follow_the_chosen_token_and_layer(opened):
+    assert "Generate first" in opened.chart("me", "layers").layout.annotations[0].text
+    list(opened.generate("me", "The keeper", SETTINGS))
+    assert opened.choose("me", 3, 1)
+    assert "token 3" in opened.chart("me", "layers").layout.title.text
+    assert "layer 1 · token 3" in opened.chart("me", "heads").layout.title.text
+    assert "all tokens" in opened.chart("me", "layers", whole_run=True).layout.title.text
+    for name in CHARTS:
+        assert opened.chart("me", name).data
+
+
+@pytest.mark.parametrize(("step", "layer"), [(99, 1), (0, 2), ("<script>", None), (None, None), (-1, 1)])
+def test_choices_that_the_run_does_not_have_are_ignored(opened, step, layer):
+    list(opened.generate("me", "The keeper", SETTINGS))
+    assert not opened.choose("me", step, layer)
+
+
+def test_a_chosen_chunk_is_shown_in_its_place(opened):
+    list(opened.generate("me", "The keeper", SETTINGS))
+    trace = opened.store.get("me").run.trace
+    card = opened.chunk("me", int(trace.chunk.iloc[0]))
+    assert f"chunk #{trace.chunk.iloc[0]}" in card
+    assert "Click a cell" in opened.chunk("me", "evil")
+    assert "Click a cell" in opened.chunk("you", 1)
+
+
+def test_a_run_outlives_the_documents_it_used(opened):
+    list(opened.generate("me", "The keeper", SETTINGS))
+    chunk = int(opened.store.get("me").run.trace.chunk.iloc[0])
+    opened.clear("me")
+    assert f"chunk #{chunk}" in opened.chunk("me", chunk)
+    assert opened.chart("me", "layers").data
+
+
+def test_text_longer_than_the_window_shows_what_it_retrieved_of_itself(opened, tiny_model):
+    opened.clear("me")
+    list(opened.generate("me", STORY[:400], {**SETTINGS, "max_new_tokens": 60}))
+    run = opened.store.get("me").run
+    own = run.trace[run.trace.chunk < 0]
+    assert len(own)
+    row = own.iloc[0]
+    assert run.sources[-1].text[row.start : row.end] == row.text
+    assert opened.chart("me", "layers").data
+    assert f"chunk #{row.chunk}" in opened.chunk("me", int(row.chunk))
+
+
+def test_api_results_are_plain_values(opened):
+    *partial, whole = opened.generate_text("me", "The keeper", SETTINGS, use_memory=True, trace_ranks=1)
+    assert [len(result["tokens"]) for result in partial] == [1, 2, 3, 4, 5, 6]
+    assert whole["text"] == "".join(whole["tokens"])
+    assert {row["rank"] for row in whole["trace"]} == {0}
+    assert whole["memory"]["documents"][0]["name"] == "the-keeper.txt"
+
+
+def test_api_without_memory_retrieves_nothing(opened):
+    whole = last(opened.generate_text("me", "The", SETTINGS, use_memory=False, trace_ranks=4))
+    assert whole["trace"] == []
+    assert set(whole["effect"]) == {0.0}
+
+
+def test_api_loads_texts_and_files_and_clears(opened, tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text(STORY, encoding="utf-8")
+    summary = opened.load_documents("api", [str(path)], ["The ship returned."])
+    assert [document["name"] for document in summary["documents"]] == ["book.txt", "text-1"]
+    assert summary["tokens"] == sum(document["tokens"] for document in summary["documents"])
+    assert opened.clear_memory("api")["tokens"] == 0
+    assert opened.memory_summary("api")["capacity"] == bank(opened, "api").capacity
+
+
+def test_leaving_ends_the_session(opened):
+    opened.leave("me")
+    assert "me" not in opened.store
