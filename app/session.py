@@ -134,24 +134,15 @@ class SessionStore:
     def create(self, key: str) -> Session:
         """A new session with an empty bank under `key`; frees what was idle or too many. Replaces one of that key."""
         with self._lock:
-            self._drop(key)
-            self._free_idle()
-            while len(self._sessions) >= self.max_sessions and self._free_oldest(keep=key):
-                pass
-            freed = self._freed.pop(key, 0) is None
-            self._sessions[key] = Session(key, self._new_bank(), used=self._clock(), follows_freed=freed)
-            return self._sessions[key]
+            return self._create(key)
 
     def get(self, key: str) -> Session:
         """The session of `key`, made if there is none, and marked as just used."""
-        session = self._sessions.get(key)
-        if session is None:
-            return self.create(key)
         with self._lock:
+            session = self._sessions.get(key) or self._create(key)
             session.used = self._clock()
-            if key in self._sessions:
-                self._sessions.move_to_end(key)
-        return session
+            self._sessions.move_to_end(key)
+            return session
 
     def free(self, key: str) -> None:
         """End a session: stop what runs and let its bank go."""
@@ -172,6 +163,15 @@ class SessionStore:
                         f"{_mib(self.byte_budget)} that all sessions share are in use: remove a document, clear the "
                         "memory, or read a shorter text."
                     )
+
+    def _create(self, key: str) -> Session:
+        self._drop(key)
+        self._free_idle()
+        while len(self._sessions) >= self.max_sessions and self._free_oldest(keep=key):
+            pass
+        freed = self._freed.pop(key, 0) is None
+        self._sessions[key] = Session(key, self._new_bank(), used=self._clock(), follows_freed=freed)
+        return self._sessions[key]
 
     def _drop(self, key: str) -> None:
         session = self._sessions.pop(key, None)

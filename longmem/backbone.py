@@ -271,9 +271,7 @@ class Backbone(nn.Module):
         with tapping() as taps, torch.no_grad():
             self.decoder(input_ids=input_ids_BT, past_key_values=cache, **options)
         attention = [self.attention(self.layers[b]) for b in self.memory_layers]
-        qkv = {
-            b: self.family.split(a, taps.projected[b]) for b, a in zip(self.memory_layers, attention, strict=True)
-        }
+        qkv = {b: self.family.split(a, taps.projected[b]) for b, a in zip(self.memory_layers, attention, strict=True)}
         return BackboneStates(taps.inputs | {len(self.layers): taps.last}, qkv, taps.arguments)
 
     def logits(self, states: BackboneStates) -> Tensor:
@@ -285,7 +283,7 @@ class Backbone(nn.Module):
         digest = hashlib.sha256(str((self.causal_lm.config.model_type, self.memory_layers)).encode())
         for name, weight in sorted(self.causal_lm.state_dict().items()):
             flat = weight.detach().flatten()
-            sample = flat[:: max(1, flat.numel() // 256)].to("cpu", torch.bfloat16).view(torch.uint8)
+            sample = flat[:: max(1, flat.numel() // 256)].to("cpu", torch.bfloat16).contiguous().view(torch.uint8)
             digest.update(f"{name}{tuple(weight.shape)}".encode())
             digest.update(sample.numpy().tobytes())
         return digest.hexdigest()[:16]

@@ -72,6 +72,11 @@ class ChunkRing:
             self._tables = torch.from_numpy(table_2C).to(self._device).unbind()
         return self._tables
 
+    def searched(self, index: int) -> tuple[torch.Tensor, int]:
+        """What a search of a layer reads, [G, used slots, D], and how many slots make a chunk: the keys, or the means."""
+        stored, per_chunk = (self.means, 1) if self.means else (self.keys, self.chunk_size)
+        return stored[index][:, : self.n_chunks * per_chunk], per_chunk
+
     def append(self, rows_n6: np.ndarray, keys_LGTD, values_LGTD, first_token: int) -> None:
         """New chunks from a segment that begins with `first_token` of its document; only the newest that fit."""
         rows_n6 = rows_n6[-self.most_chunks :]

@@ -137,11 +137,13 @@ class LongMemConfig(PreTrainedConfig):
             )
         if self.window < 2 * self.chunk_size or self.window % (2 * self.chunk_size):
             raise LongMemError(
-                f"window is {self.window}; it must be a multiple of {2 * self.chunk_size} (two chunks), because half of "
-                "it moves to memory at a time."
+                f"window is {self.window}; it must be a multiple of {2 * self.chunk_size} (two chunks), because half "
+                "of it moves to memory at a time."
             )
         if self.read_overlap not in (0, self.window // 2):
-            raise LongMemError(f"read_overlap is {self.read_overlap}; it must be 0 or window // 2 = {self.window // 2}.")
+            raise LongMemError(
+                f"read_overlap is {self.read_overlap}; it must be 0 or window // 2 = {self.window // 2}."
+            )
         if not 0 < self.gate_start < 1:
             raise LongMemError(f"gate_start is {self.gate_start}; it must lie between 0 and 1.")
 

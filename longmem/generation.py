@@ -1,7 +1,7 @@
 """Generate or score text and see, token by token, what was retrieved and what memory did to its probability.
 
-`stream` runs transformers' own `generate` in a thread. The effect of memory needs the probability of the same token after
-the same text without the bank, so a second pass with an empty bank follows the first, one token behind.
+`stream` runs transformers' own `generate` in a thread. The effect of memory needs the probability of the same token
+after the same text without the bank, so a second pass with an empty bank follows the first, one token behind.
 """
 
 import queue
@@ -42,8 +42,8 @@ class GeneratedToken:
 class GumbelNoise(LogitsProcessor):
     """Turn the greedy choice into exact sampling, from a generator of its own.
 
-    The most probable token after adding Gumbel noise is a sample of the distribution. Two runs with one seed see the same
-    noise, so that they part only where their distributions do; and threads do not disturb each other's seeds.
+    The most probable token after adding Gumbel noise is a sample of the distribution. Two runs with one seed see the
+    same noise, so that they part only where their distributions do; and threads do not disturb each other's seeds.
     """
 
     def __init__(self, seed: int) -> None:
@@ -246,7 +246,9 @@ def stream(
     if max_new_tokens < 1:
         raise LongMemError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
     if not greedy and not temperature > 0:
-        raise LongMemError(f"temperature is {temperature}; it must be above 0 (for the most probable token use greedy).")
+        raise LongMemError(
+            f"temperature is {temperature}; it must be above 0 (for the most probable token use greedy)."
+        )
     if not 0 < top_p <= 1:
         raise LongMemError(f"top_p is {top_p}; it must be above 0 and at most 1.")
     if memory is not None:
@@ -257,9 +259,7 @@ def stream(
         if top_p < 1:
             processors.append(TopPLogitsWarper(float(top_p)))
         processors.append(GumbelNoise(seed))
-    generation = Generation(
-        model, _prompt_ids(model, prompt), memory=memory, before=before, exclude=exclude, stop=stop
-    )
+    generation = Generation(model, _prompt_ids(model, prompt), memory=memory, before=before, exclude=exclude, stop=stop)
     return generation.start(max_new_tokens=max_new_tokens, do_sample=False, logits_processor=processors)
 
 
@@ -268,8 +268,8 @@ def continuation_point(
 ) -> tuple[str, tuple[int, int]]:
     """How to go on with a document of the bank at a character: the text before it, and where the search must end.
 
-    The prompt is the last half window before the character. The search ends where the prompt begins, since what the prompt
-    holds is in the local window already.
+    The prompt is the last half window before the character. The search ends where the prompt begins, since what the
+    prompt holds is in the local window already.
     """
     record = memory.documents[document]
     if not 0 < character <= len(record.text):
@@ -294,8 +294,8 @@ def score(
     """The trace of a given text: what each token retrieved, and its log-probability with and without the bank.
 
     Args:
-        context: text before it, which is read but not scored. Without it the first token has nothing to be predicted from
-            and is left out.
+        context: text before it, which is read but not scored. Without it the first token has nothing to be predicted
+            from and is left out.
     """
     tokenizer = model.tokenizer
     before_ids = tokenizer(context, add_special_tokens=False)["input_ids"] if context else []

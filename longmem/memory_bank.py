@@ -1,6 +1,7 @@
 """The memory bank: keys and values of everything read before, in chunks that know where they come from.
 
-`ChunkRing` holds the tensors, `search` finds in them, `bank_files` saves them; here they become documents. Three verbs (after meliad's Memorizing Transformers): `add`, `search`, `remove`/`clear`.
+`ChunkRing` holds the tensors, `search` finds in them, `bank_files` saves them; here they belong to documents. Three
+verbs (after meliad's Memorizing Transformers): `add`, `search`, `remove`/`clear`.
 
 Shapes in names: L memory layers, B rows, T tokens, H query heads, G key-value heads, D head dimension, N token slots,
 C chunks, S token slots per chunk, K retrieved tokens (K = C * S).
@@ -219,14 +220,12 @@ class MemoryBank:
         index = self._layer_index(layer)
         B, H, T, D = self._query_shape(queries_BHTD)
         queries_GQD = queries_BHTD.unflatten(1, (self.kv_heads, -1)).transpose(0, 1).reshape(self.kv_heads, -1, D)
-        ring = self._ring
+        keys_GND, chunk_size = self._ring.searched(index)
         scores_GQC, slots_GQC = top_chunks(
             queries_GQD.to(self.device),
-            ring.means[index][:, : ring.n_chunks]
-            if ring.means
-            else ring.keys[index][:, : ring.n_chunks * self.chunk_size],
+            keys_GND,
             n_chunks=n_chunks,
-            chunk_size=1 if ring.means else self.chunk_size,
+            chunk_size=chunk_size,
             allowed_C=self._allowed(before, exclude),
             backend=self.backend,
         )

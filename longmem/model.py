@@ -54,9 +54,7 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
         family = family_of(causal_lm.config)
         decoder = causal_lm.base_model
         # The SideNet copies layers before the backbone hangs its hooks on them.
-        self.sidenet = SideNet(
-            config, decoder.get_submodule(family.layers), decoder.get_submodule(family.norm), family
-        )
+        self.sidenet = SideNet(config, decoder.get_submodule(family.layers), decoder.get_submodule(family.norm), family)
         self.backbone = Backbone(causal_lm, config.memory_layers)
         self.tokenizer: PreTrainedTokenizerFast | None = None
         self.device_reason = "it was built there"
@@ -92,7 +90,7 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
         return model.freeze()
 
     @classmethod
-    def from_pretrained(  # noqa: D417 - the signature is transformers' own, and two options of ours
+    def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | Path,
         *model_args: Any,
@@ -116,7 +114,9 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
         try:
             config = kwargs.pop("config", None) or LongMemConfig.from_pretrained(path)
         except OSError as error:
-            raise LongMemError(f"model is {path!r}; it is neither a folder with a LongMem model nor a hub id.") from error
+            raise LongMemError(
+                f"model is {path!r}; it is neither a folder with a LongMem model nor a hub id."
+            ) from error
         if getattr(config, "sidenet_only", False):
             model = cls._from_sidenet(path, config, dtype)
         else:
@@ -144,7 +144,9 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
         model.tokenizer = _load_tokenizer(config.backbone_name_or_path)
         return model
 
-    def save_pretrained(self, save_directory: str | Path, *args: Any, with_backbone: bool = True, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | Path, *args: Any, with_backbone: bool = True, **kwargs: Any
+    ) -> None:
         """Save the SideNet with its backbone and tokenizer, or the SideNet alone and the backbone's name.
 
         Raises:
@@ -232,7 +234,8 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
             states = self.backbone(ids_BT.to(self.device))
             for row in range(ids_BT.shape[0]):
                 keys_LGTD, values_LGTD = (
-                    torch.stack([states.qkv[b][i][row, :, skip : skip + keep] for b in self.config.memory_layers]) for i in (1, 2)
+                    torch.stack([states.qkv[b][i][row, :, skip : skip + keep] for b in self.config.memory_layers])
+                    for i in (1, 2)
                 )
                 memory.add(number, keys_LGTD, values_LGTD, encoded.spans[done : done + keep])
                 done += keep
@@ -319,7 +322,7 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
             self.check_bank(memory)
         T = input_ids.shape[1]
         cache = past_key_values
-        if cache is None and (use_cache or T > self.config.window):
+        if cache is None and (use_cache or self.config.window < T):
             cache = self.new_cache()
         rows = row_memory if row_memory is not None else (cache.overflow if cache is not None else None)
         sources = Sources(self.config.retrieved_chunks, memory, rows, before, exclude)

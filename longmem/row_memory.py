@@ -3,7 +3,8 @@
 `RowMemory` keeps what has left the local window of each row, and, in training, what each lane has read. `Sources` joins
 it with a bank of documents.
 
-Shapes: B rows, T tokens, H query heads, G key-value heads, D head dimension, N stored tokens, C chunks, S tokens a chunk.
+Shapes: B rows, T tokens, H query heads, G key-value heads, D head dimension, N stored tokens, C chunks, S tokens per
+chunk.
 """
 
 from collections.abc import Collection, Sequence
@@ -31,7 +32,13 @@ class RowMemory:
     """
 
     def __init__(
-        self, memory_layers: Sequence[int], *, capacity: int, chunk_size: int, chunk_key: str = "max", backend: str = "torch"
+        self,
+        memory_layers: Sequence[int],
+        *,
+        capacity: int,
+        chunk_size: int,
+        chunk_key: str = "max",
+        backend: str = "torch",
     ) -> None:
         self.memory_layers = list(memory_layers)
         self.capacity = capacity - capacity % chunk_size
@@ -100,11 +107,14 @@ class RowMemory:
         scores_BHTC, slots_BHTC = (x.view(B, H, T, n_chunks) for x in (scores, slots))
         rows = torch.arange(B * G, device=slots.device)[:, None, None]
         found = slots >= 0
-        place = slots.clamp(min=0)
+        all_found = bool(found.all())
+        place = slots if all_found else slots.clamp(min=0)
 
         def gather(stored_BGND: Tensor) -> Tensor:
             chunks = stored_BGND.reshape(B * G, N // self.chunk_size, self.chunk_size, D)[rows, place]
-            return chunks.masked_fill(~found[..., None, None], 0).view(B, H, T, n_chunks * self.chunk_size, D)
+            if not all_found:
+                chunks.masked_fill_(~found[..., None, None], 0)
+            return chunks.view(B, H, T, n_chunks * self.chunk_size, D)
 
         mask = found[..., None].expand(*found.shape, self.chunk_size)
         if flat_valid is not None:

@@ -111,7 +111,9 @@ class SideNet(nn.Module):
 
         return hook
 
-    def forward(self, states: BackboneStates, sources: Sources | None = None, recorder: Recorder | None = None) -> Tensor:
+    def forward(
+        self, states: BackboneStates, sources: Sources | None = None, recorder: Recorder | None = None
+    ) -> Tensor:
         """Returns S^(L/r) after the final norm [B, T, E]. The running sum is kept in fp32."""
         r = self.config.layer_reduction_factor
         dtype = self.norm.weight.dtype

@@ -18,9 +18,23 @@ from torch import Tensor
 from longmem.errors import LongMemError
 from longmem.memory_bank import Retrieval
 
-COLUMNS = "step token layer head rank chunk score weight gate document start end text".split()
-TOKEN_COLUMNS = "step token token_id logprob logprob_empty effect".split()
-GATE_COLUMNS = "step layer head gate".split()
+COLUMNS = [
+    "step",
+    "token",
+    "layer",
+    "head",
+    "rank",
+    "chunk",
+    "score",
+    "weight",
+    "gate",
+    "document",
+    "start",
+    "end",
+    "text",
+]
+TOKEN_COLUMNS = ["step", "token", "token_id", "logprob", "logprob_empty", "effect"]
+GATE_COLUMNS = ["step", "layer", "head", "gate"]
 
 
 class Passage(NamedTuple):
@@ -106,7 +120,14 @@ class RetrievalTrace:
 
     def tokens_frame(self) -> pd.DataFrame:
         """One row per token: its log-probability with and without memory, in nats, and the difference."""
-        columns = (range(len(self.tokens)), self.tokens, self.token_ids, self.logprobs, self.logprobs_empty, self.effects)
+        columns = (
+            range(len(self.tokens)),
+            self.tokens,
+            self.token_ids,
+            self.logprobs,
+            self.logprobs_empty,
+            self.effects,
+        )
         return pd.DataFrame(dict(zip(TOKEN_COLUMNS, map(list, columns), strict=True)))
 
     def gates_frame(self) -> pd.DataFrame:
@@ -162,7 +183,9 @@ def join_blocks(recorder: TraceRecorder, steps: int) -> dict[int, _Seen]:
         missing = steps - parts[0].shape[1]
         fills = (-1, -np.inf, 0.0, 0.0)
         padded = [
-            np.pad(p, [(0, 0), (missing, 0)] + [(0, 0)] * (p.ndim - 2), constant_values=fill) if missing > 0 else p[:, :steps]
+            np.pad(p, [(0, 0), (missing, 0)] + [(0, 0)] * (p.ndim - 2), constant_values=fill)
+            if missing > 0
+            else p[:, :steps]
             for p, fill in zip(parts, fills, strict=True)
         ]
         joined[layer] = _Seen(*padded)

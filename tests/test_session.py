@@ -1,5 +1,8 @@
 """Sessions: each with its own bank, freed when they rest, held together under one budget."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pandas as pd
 import pytest
 import torch
@@ -49,6 +52,17 @@ def test_every_session_has_its_own_bank(store):
 
 def test_a_session_is_kept_between_calls(store):
     assert store.get("a") is store.get("a")
+
+
+def test_events_that_come_at_once_get_one_session():
+    def slow_bank() -> MemoryBank:
+        time.sleep(0.02)
+        return new_bank()
+
+    store = SessionStore(slow_bank)
+    with ThreadPoolExecutor(8) as pool:
+        sessions = list(pool.map(store.get, ["a"] * 8))
+    assert len({id(session) for session in sessions}) == 1
 
 
 def test_creating_again_starts_with_an_empty_bank_and_stops_the_old_one(store):

@@ -113,10 +113,20 @@ class LaneStep(nn.Module):
 
 def build_model(settings: SideNetTraining) -> LongMemForCausalLM:
     """A fresh SideNet on the named backbone, as the settings say."""
-    names = (
-        "memory_layers layer_reduction_factor window chunk_size retrieved_tokens chunk_key gate gate_start "
-        "initialization initialization_scale source read_overlap"
-    ).split()
+    names = [
+        "memory_layers",
+        "layer_reduction_factor",
+        "window",
+        "chunk_size",
+        "retrieved_tokens",
+        "chunk_key",
+        "gate",
+        "gate_start",
+        "initialization",
+        "initialization_scale",
+        "source",
+        "read_overlap",
+    ]
     torch.manual_seed(settings.seed)
     return LongMemForCausalLM.from_backbone(settings.backbone, **{name: getattr(settings, name) for name in names})
 

@@ -1,7 +1,7 @@
 """Planted facts: sentences that state something once, and ask for it much later by repeating their beginning.
 
-`Fact.statement` begins with `Fact.question` and goes on with `Fact.answer`. Names are made from syllables and divided by
-a hash into those used in training and those held out, so that a measurement never asks for a name seen in training.
+`Fact.statement` begins with `Fact.question` and goes on with `Fact.answer`. Names are made from syllables and divided
+by a hash into those used in training and those held out, so that a measurement never asks for a name seen in training.
 Templates are divided in the same way.
 """
 
@@ -11,7 +11,10 @@ from random import Random
 
 _ONSETS = "B Br C Cr D Dr E F Fl G Gr H J K L M N O P Pr Qu R S St T Th Tr U V W Y Z".split()
 _MIDDLES = "a ae al an ar e ea el en er i ie il in ir o oa ol on or u ul un ur".split()
-_ENDS = "b bry c ck d dale den don f ford g gan k l la lan ley lin ll m man mer n na nor p r ra ric s sa sel t ta ton v va way wyn x".split()
+_ENDS = (
+    "b bry c ck d dale den don f ford g gan k l la lan ley lin ll m man mer n na nor p r ra ric s sa sel t ta ton v va "
+    "way wyn x"
+).split()
 _WORDS = (
     "anchor amber apple barley basket beacon bell bramble bridge candle canvas cedar cherry clover copper coral cradle "
     "crown dagger drum ember falcon feather fern flint fountain garnet ginger hammer harbour hazel heather iron ivory "

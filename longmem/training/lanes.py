@@ -30,8 +30,8 @@ class LaneMixture:
     """What lanes read.
 
     segments: longest document, in segments; memory_segments: how many a lane's memory holds.
-    facts: share of documents with planted facts; facts_per_segment: of those; demonstrations: share of documents that are
-    streams of demonstrations.
+    facts: share of documents with planted facts; facts_per_segment: of those; demonstrations: share of documents that
+    are streams of demonstrations.
     """
 
     segments: int = 40
@@ -146,8 +146,7 @@ class LaneDocuments:
 class Lanes(IterableDataset):
     """Endless batches {"input_ids" [B, T], "labels" [B, T], "asked" [B, T], "starts" [B]}: segment after segment.
 
-    starts marks the lanes that begin a new document with this batch. Lanes begin at different places of their documents, so
-    that not all memories are empty at once. A batch depends only on the seed and on how many came before it.
+    starts marks the lanes that begin a new document with this batch. What comes depends on the seed and `first_batch`.
     """
 
     def __init__(self, documents: LaneDocuments, *, lanes: int, seed: int, first_batch: int = 0) -> None:

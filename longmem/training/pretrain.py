@@ -1,6 +1,6 @@
 """Train the bundled backbone: a small SmolLM3 whose memory layers have no position encoding (NoPE).
 
-Usage: `python -m longmem train backbone --config cpu ...`, or without typer `python -m longmem.training.pretrain CONFIG`.
+Usage: `python -m longmem train backbone --config cpu ...`, or `python -m longmem.training.pretrain CONFIG`.
 """
 
 import argparse
@@ -238,7 +238,9 @@ def _train(settings, run, accelerator, prepared, model, optimizers, loader) -> N
         sums += torch.cat([loss.detach().view(1), parts]).cpu()
         if run.step % settings.log_every == 0:
             loss, asked, n_asked, text, n_text = sums.tolist()
-            run.log(loss=loss / settings.log_every, asked_loss=asked / max(1, n_asked), text_loss=text / n_text, lr=factor)
+            run.log(
+                loss=loss / settings.log_every, asked_loss=asked / max(1, n_asked), text_loss=text / n_text, lr=factor
+            )
             sums.zero_()
         if run.step % settings.probe_every == 0:
             scores = prefix_matching(model, length=settings.window)

@@ -134,7 +134,12 @@ def prepare_folder(folder: str | Path, *, resume: bool, settings: object) -> Non
 
 
 def make_optimizers(
-    model: torch.nn.Module, *, matrix_lr: float, other_lr: float, weight_decay: float, names: Iterable[str] = ("embed", "lm_head")
+    model: torch.nn.Module,
+    *,
+    matrix_lr: float,
+    other_lr: float,
+    weight_decay: float,
+    names: Iterable[str] = ("embed", "lm_head"),
 ) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, AdamW for embeddings, norms, gates and biases."""
     matrices, others = [], []
@@ -151,8 +156,10 @@ def make_optimizers(
     return optimizers
 
 
-def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], step: int, progress: float, *, warmup: int, decay_from: float) -> float:
-    """Warm up over `warmup` steps, hold, then fall linearly to zero from `decay_from` of the run. Returns the factor."""
+def set_learning_rate(
+    optimizers: Iterable[torch.optim.Optimizer], step: int, progress: float, *, warmup: int, decay_from: float
+) -> float:
+    """Warm up over `warmup` steps, hold, then fall linearly from `decay_from` of the run. Returns the factor."""
     factor = min(1.0, (step + 1) / max(1, warmup))
     if progress > decay_from:
         factor *= max(0.02, (1 - progress) / (1 - decay_from))

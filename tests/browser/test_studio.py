@@ -143,18 +143,9 @@ def test_a_click_in_the_map_shows_the_chunk_in_its_place(page):
 
 def test_every_chart_is_drawn_and_marks_the_chosen_token(page):
     generate(page)
-    for name, chart in {
-        "Timeline": "timeline",
-        "Heads": "heads",
-        "Gates": "gates",
-        "Effect": "effects",
-        "Map": "layers",
-    }.items():
-        page.get_by_role("tab", name=name, exact=True).click()
-        page.wait_for_function(
-            "id => document.querySelector(`#lm-${id} .js-plotly-plot`)?._fullData?.length", arg=chart
-        )
-    page.get_by_role("tab", name="Effect", exact=True).click()
+    for title, chart in [("Timeline", "timeline"), ("Heads", "heads"), ("Gates", "gates"), ("Effect", "effects")]:
+        page.get_by_role("tab", name=title, exact=True).click()
+        page.wait_for_function(f"document.querySelector('#lm-{chart} .js-plotly-plot')?._fullData?.length")
     page.click(f'{WITH} [data-step="7"]')
     page.wait_for_function("document.querySelector('#lm-effects .js-plotly-plot')?.layout.shapes?.[0]?.x0 === 7")
 
