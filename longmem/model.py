@@ -267,9 +267,12 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
                 waiting.append(piece)
         return batches
 
-    def forget(self, memory: MemoryBank, document: int) -> None:
-        """Remove a document from a bank."""
-        memory.remove(document)
+    def forget(self, memory: MemoryBank, document: int | None = None, *, chunks: Collection[int] = ()) -> None:
+        """Remove a document, or some chunks, from a bank."""
+        if document is not None:
+            memory.remove(document)
+        if chunks:
+            memory.remove_chunks(chunks)
 
     def check_bank(self, memory: MemoryBank) -> None:
         """Raises BankMismatchError unless the bank was made by this backbone and these memory layers."""

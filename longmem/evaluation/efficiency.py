@@ -133,15 +133,11 @@ def _full_bank(model: LongMemForCausalLM, backend: str) -> MemoryBank:
 
 
 def _print_table(result: dict) -> None:
-    reading, generation = result["reading"], result["generation"]
-    print(
-        f"device {result['settings']['device']}, {result['settings']['dtype']}, {result['settings']['threads']} threads"
-    )
+    settings, reading, generation = result["settings"], result["reading"], result["generation"]
+    print(f"device {settings['device']}, {settings['dtype']}, {settings['threads']} threads")
     print(f"reading      {reading['tokens_per_second']:>10.0f} tokens/s")
     print(f"  against the bare decoder          {reading['ratio_to_decoder']:>6.2f}")
     print(f"  against the backbone with head    {reading['ratio_to_backbone_with_head']:>6.2f}")
     print(f"generation   {generation['tokens_per_second_empty']:>10.1f} tokens/s, empty bank")
-    print(
-        f"             {generation['tokens_per_second_full']:>10.1f} tokens/s, {generation['bank_tokens']} tokens in the bank"
-    )
+    print(f"             {generation['tokens_per_second_full']:>10.1f} tokens/s, {generation['bank_tokens']} tokens")
     print(f"  full against empty                {generation['ratio_full_to_empty']:>6.2f}")
