@@ -1,14 +1,35 @@
 """Joint attention: what a head found nearby and what it retrieved, weighed by its gate.
 
+`attach_memory` puts it into an attention module, `recalling` says what that module retrieves from during one call.
+
 Shapes: B batch, T tokens, H query heads, K retrieved tokens, D head dimension.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from longmem.backbone import Family, Taps, attention_scaling, tap_projections, tapping
 from longmem.memory_bank import Retrieval
+from longmem.row_memory import Sources
+
+
+class Recorder(Protocol):
+    """Anything that wants to see what a memory layer retrieved at the last `keep` positions of a block (None: all)."""
+
+    keep: int | None
+
+    def record(self, layer: int, retrieval: Retrieval, weights_BHTK: Tensor, gate_BHT: Tensor) -> None:
+        """Called once per memory layer and block; weights are attention inside memory, before the gate."""
+
+    def see_logits(self, logits_BTV: Tensor) -> None:
+        """Called at the end of each forward call."""
 
 
 class MemoryGate(nn.Module):
@@ -48,3 +69,52 @@ def fuse(local_BHTD: Tensor, memory_BHTD: Tensor, gate_BHT: Tensor) -> Tensor:
     """(1 - gate) * A + gate * M, per head."""
     gate_BHT1 = gate_BHT.unsqueeze(-1).to(local_BHTD.dtype)
     return local_BHTD + gate_BHT1 * (memory_BHTD.to(local_BHTD.dtype) - local_BHTD)
+
+
+@dataclass
+class _Recall:
+    """What the fusion hooks of one call need."""
+
+    taps: Taps
+    sources: Sources | None
+    recorder: Recorder | None
+
+
+_RECALL: ContextVar[_Recall | None] = ContextVar("longmem_recall", default=None)
+
+
+@contextmanager
+def recalling(sources: Sources | None, recorder: Recorder | None = None) -> Iterator[Taps]:
+    """Let memory layers that run in this thread retrieve until the block ends; yields what their hooks see."""
+    with tapping() as taps:
+        token = _RECALL.set(_Recall(taps, sources, recorder))
+        try:
+            yield taps
+        finally:
+            _RECALL.reset(token)
+
+
+def attach_memory(memory_layer: int, attention: nn.Module, family: Family, gate: MemoryGate) -> None:
+    """Make an attention module retrieve while `recalling`: a pre-hook of its output projection fuses what it found.
+
+    The input of that projection is local attention A [B, T, H * D].
+    """
+    tap_projections(attention, family, memory_layer)
+    scaling = attention_scaling(attention)
+
+    def hook(_module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor] | None:
+        recall = _RECALL.get()
+        if recall is None or recall.sources is None:
+            return None
+        q_BHTD = family.split(attention, recall.taps.projected[memory_layer])[0]
+        retrieval = recall.sources.retrieve(memory_layer, q_BHTD)
+        if retrieval is None:
+            return None
+        gate_BHT = gate(q_BHTD) * retrieval.mask_BHTK.any(dim=-1)
+        memory_BHTD, weights_BHTK = attend_memory(q_BHTD, retrieval, scaling)
+        if recall.recorder is not None:
+            recall.recorder.record(memory_layer, retrieval, weights_BHTK, gate_BHT)
+        local_BHTD = arguments[0].unflatten(-1, (q_BHTD.shape[1], -1)).transpose(1, 2)
+        return (fuse(local_BHTD, memory_BHTD, gate_BHT).transpose(1, 2).flatten(2),)
+
+    attention.get_submodule(family.output).register_forward_pre_hook(hook)

@@ -107,24 +107,23 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             LongMemError: no model is there, or the device is not.
         """
-        where, reason = choose_device(device)
+        place, reason = choose_device(device)
         if dtype is None:
-            dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
+            dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
         path = str(pretrained_model_name_or_path)
         try:
             config = kwargs.pop("config", None) or LongMemConfig.from_pretrained(path)
+            if getattr(config, "sidenet_only", False):
+                model = cls._from_sidenet(path, config, dtype)
+            else:
+                model = super().from_pretrained(path, *model_args, config=config, dtype=dtype, **kwargs)
         except OSError as error:
-            raise LongMemError(
-                f"model is {path!r}; it is neither a folder with a LongMem model nor a hub id."
-            ) from error
-        if getattr(config, "sidenet_only", False):
-            model = cls._from_sidenet(path, config, dtype)
-        else:
-            model = super().from_pretrained(path, *model_args, config=config, dtype=dtype, **kwargs)
+            said = f"model is {path!r}; it is neither a folder with a LongMem model nor a hub id"
+            raise LongMemError(f"{said} ({str(error).splitlines()[0]})") from error
         model.tokenizer = _load_tokenizer(path) or model.tokenizer
         model.device_reason = reason
         model.eval()
-        return model.to(where).freeze()
+        return model.to(place).freeze()
 
     @classmethod
     def _from_sidenet(cls, path: str, config: LongMemConfig, dtype: torch.dtype | str) -> "LongMemForCausalLM":

@@ -6,43 +6,14 @@ Shapes: B batch, T tokens, H query heads, K retrieved tokens, D head dimension, 
 """
 
 import copy
-from collections.abc import Callable
-from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from longmem.backbone import BackboneStates, Family, Taps, attention_scaling, tap_projections, tapping
+from longmem.backbone import BackboneStates, Family
 from longmem.config import LongMemConfig
-from longmem.fusion import MemoryGate, attend_memory, fuse
-from longmem.memory_bank import Retrieval
+from longmem.fusion import MemoryGate, Recorder, attach_memory, recalling
 from longmem.row_memory import Sources
-
-
-class Recorder(Protocol):
-    """Anything that wants to see what a memory layer retrieved at the last `keep` positions of a block (None: all)."""
-
-    keep: int | None
-
-    def record(self, layer: int, retrieval: Retrieval, weights_BHTK: Tensor, gate_BHT: Tensor) -> None:
-        """Called once per memory layer and block; weights are attention inside memory, before the gate."""
-
-    def see_logits(self, logits_BTV: Tensor) -> None:
-        """Called at the end of each forward call."""
-
-
-@dataclass
-class _Recall:
-    """What the fusion hooks of one call need."""
-
-    taps: Taps
-    sources: Sources | None
-    recorder: Recorder | None
-
-
-_RECALL: ContextVar[_Recall | None] = ContextVar("longmem_recall", default=None)
 
 
 class SideNet(nn.Module):
@@ -70,9 +41,7 @@ class SideNet(nn.Module):
         head_dim = getattr(attention, "head_dim", None) or attention.head_size
         gate = MemoryGate(heads, head_dim, self.config.gate, self.config.gate_start)
         self.gates[str(memory_layer)] = gate
-        tap_projections(attention, self.family, memory_layer)
-        output = attention.get_submodule(self.family.output)
-        output.register_forward_pre_hook(self._fusing(memory_layer, attention, gate))
+        attach_memory(memory_layer, attention, self.family, gate)
 
     @torch.no_grad()
     def _scale_outputs(self, index: int, layer: nn.Module) -> None:
@@ -90,27 +59,6 @@ class SideNet(nn.Module):
                 for parameter in layer.get_submodule(name).parameters():
                     parameter.mul_(factor)
 
-    def _fusing(self, memory_layer: int, attention: nn.Module, gate: MemoryGate) -> Callable:
-        """A pre-hook of the output projection, whose input is local attention A [B, T, H * D]."""
-        scaling = attention_scaling(attention)
-
-        def hook(_module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor] | None:
-            recall = _RECALL.get()
-            if recall is None or recall.sources is None:
-                return None
-            q_BHTD = self.family.split(attention, recall.taps.projected[memory_layer])[0]
-            retrieval = recall.sources.retrieve(memory_layer, q_BHTD)
-            if retrieval is None:
-                return None
-            gate_BHT = gate(q_BHTD) * retrieval.mask_BHTK.any(dim=-1)
-            memory_BHTD, weights_BHTK = attend_memory(q_BHTD, retrieval, scaling)
-            if recall.recorder is not None:
-                recall.recorder.record(memory_layer, retrieval, weights_BHTK, gate_BHT)
-            local_BHTD = arguments[0].unflatten(-1, (q_BHTD.shape[1], -1)).transpose(1, 2)
-            return (fuse(local_BHTD, memory_BHTD, gate_BHT).transpose(1, 2).flatten(2),)
-
-        return hook
-
     def forward(
         self, states: BackboneStates, sources: Sources | None = None, recorder: Recorder | None = None
     ) -> Tensor:
@@ -118,17 +66,13 @@ class SideNet(nn.Module):
         r = self.config.layer_reduction_factor
         dtype = self.norm.weight.dtype
         side_BTE = states.hidden[0].float()
-        with tapping() as taps:
-            token = _RECALL.set(_Recall(taps, sources, recorder))
-            try:
-                for i, layer in enumerate(self.layers):
-                    positional, named = states.arguments[self.config.source_layer(i)]
-                    entering_BTE = side_BTE.to(dtype)
-                    output = layer(entering_BTE, *positional, **named)
-                    output_BTE = output[0] if isinstance(output, tuple) else output
-                    change_BTE = (output_BTE - entering_BTE).float()
-                    residual_BTE = states.hidden[r * (i + 1)].float() - states.hidden[r * i].float()
-                    side_BTE = side_BTE + change_BTE + residual_BTE
-            finally:
-                _RECALL.reset(token)
+        with recalling(sources, recorder):
+            for i, layer in enumerate(self.layers):
+                positional, named = states.arguments[self.config.source_layer(i)]
+                entering_BTE = side_BTE.to(dtype)
+                output = layer(entering_BTE, *positional, **named)
+                output_BTE = output[0] if isinstance(output, tuple) else output
+                change_BTE = (output_BTE - entering_BTE).float()
+                residual_BTE = states.hidden[r * (i + 1)].float() - states.hidden[r * i].float()
+                side_BTE = side_BTE + change_BTE + residual_BTE
         return self.norm(side_BTE.to(dtype))

@@ -1,8 +1,11 @@
-"""What several test modules share: a byte-level BPE small enough to be trained inside the test run."""
+"""What several test modules share: a tokenizer and a model small enough to be made inside the test run."""
 
 import pytest
+import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, SmolLM3Config, SmolLM3ForCausalLM
+
+from longmem.model import LongMemForCausalLM
 
 SPLIT = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 CORPUS = [
@@ -38,3 +41,38 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="<|endoftext|>",
         pad_token="<|pad|>",
     )
+
+
+def tiny_smollm3(vocab_size: int = 384, window: int = 32) -> SmolLM3ForCausalLM:
+    """A random SmolLM3 of 4 layers with grouped queries; layers 1 and 3 have no rotary embedding."""
+    config = SmolLM3Config(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        no_rope_layers=[1, 0, 1, 0],
+        max_position_embeddings=window,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=1,
+    )
+    torch.manual_seed(0)
+    return SmolLM3ForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_tokenizer) -> LongMemForCausalLM:
+    """A random LongMem of fp32 weights: window 32, memory layers 1 and 3; nothing may train it."""
+    model = LongMemForCausalLM.from_backbone(
+        tiny_smollm3(len(tiny_tokenizer)),
+        memory_layers=[1, 3],
+        window=32,
+        retrieved_tokens=16,
+        memory_size=4096,
+        initialization="paper",
+    )
+    model.tokenizer = tiny_tokenizer
+    return model.eval()

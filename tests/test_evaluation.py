@@ -79,5 +79,5 @@ def test_the_full_bank_of_the_speed_measurement_is_full(saved_model, tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
     options = {"read_tokens": 128, "new_tokens": 2, "rounds": 1}
     result = measure_efficiency(saved_model, tmp_path / "text.txt", **options)
-    assert result["generation"]["bank_tokens"] == result["settings"].get("memory_size", 65_536)
+    assert result["generation"]["bank_tokens"] == 4096
     assert result["reading"]["ratio_to_decoder"] > 0

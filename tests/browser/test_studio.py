@@ -77,11 +77,12 @@ def wait_for_token(page, step: int) -> None:
 
 def click_heaviest_cell(page) -> None:
     """Plotly tells of a click only after the mouse has moved over the cell."""
+    page.wait_for_selector("#lm-layers .gtitle:has-text('token')")  # drawn for this run
     page.wait_for_function("document.querySelector('#lm-layers .js-plotly-plot')?.lmBound")
-    page.locator("#lm-layers .nsewdrag").scroll_into_view_if_needed()
     x, y = page.evaluate(
         """() => {
             const plot = document.querySelector('#lm-layers .js-plotly-plot');
+            plot.scrollIntoView({ block: 'center' });
             let best = { z: 0 };
             plot._fullData.forEach((trace) => trace.z.forEach((row, i) => Array.from(row).forEach((z, j) => {
                 if (z > best.z) best = { z, x: trace.x[j], y: trace.y[i] };
