@@ -2,14 +2,14 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import exp, isfinite
 
 from app import inspection, markup
 from app.markup import TokenMark
 from app.session import OWN_TEXT, Run, Session, Source, memory_map, with_own_text
+from app.writing import Writing, write
 from longmem.errors import LongMemError
 from longmem.generation import GeneratedToken, Generation, continuation_point, stream
 from longmem.memory_bank import MemoryBank
@@ -105,73 +105,6 @@ class Pair:
         )
 
 
-class Writing:
-    """One text being written in a thread of its own; `generation` holds its trace once it has ended."""
-
-    def __init__(
-        self,
-        model: LongMemForCausalLM,
-        prompt: str,
-        settings: Settings,
-        bank: MemoryBank | None,
-        before: tuple[int, int] | None = None,
-    ):
-        # An event of its own: a generation sets it when it ends, and must not end its neighbour.
-        self._stop = threading.Event()
-        self.generation = stream(
-            model,
-            prompt,
-            memory=bank,
-            before=before,
-            max_new_tokens=int(settings.max_new_tokens),
-            temperature=settings.temperature or 1.0,
-            top_p=settings.top_p,
-            greedy=settings.temperature == 0,
-            seed=int(settings.seed),
-            stop=self._stop,
-        )
-        self._tokens = iter(self.generation)
-        self.is_running = True
-
-    def next(self) -> GeneratedToken | None:
-        """The next token, None when the text has ended; errors of the generation are raised here."""
-        if not self.is_running:
-            return None
-        self.is_running = False  # also where next() raises
-        token = next(self._tokens, None)
-        self.is_running = token is not None
-        return token
-
-    def stop(self) -> None:
-        """Ask the thread to end; at most one more token comes."""
-        self._stop.set()
-
-    def wait(self) -> None:
-        """Stop, and return when the thread no longer touches the bank."""
-        self.stop()
-        with suppress(Exception):
-            while self.is_running:
-                self.next()
-
-
-def write(writings: Sequence[Writing], stop: threading.Event) -> Iterator[list[GeneratedToken | None]]:
-    """A token of each text at a time, None for those that have ended, until all have; `stop` ends them all.
-
-    When the iterator is left early, it waits until no thread touches the bank any more.
-    """
-    try:
-        while any(writing.is_running for writing in writings):
-            if stop.is_set():
-                for writing in writings:
-                    writing.stop()
-            tokens = [writing.next() for writing in writings]
-            if any(tokens):
-                yield tokens
-    finally:
-        for writing in writings:
-            writing.wait()
-
-
 def generate_pair(
     model: LongMemForCausalLM, session: Session, prompt: str, settings: Settings, place: Place | None
 ) -> Iterator[RunView]:
@@ -189,21 +122,48 @@ def generate_pair(
         raise LongMemError("The document to continue is not in memory: choose one that is.")
     pair = Pair(prompt, settings.max_new_tokens)
     yield pair.view()
-    remembered = Writing(model, prompt, settings, session.bank, before)
-    plain = Writing(model, prompt, settings, None)
+    remembered = begin(model, prompt, settings, session.bank, before)
+    plain = begin(model, prompt, settings, None)
     try:
         for tokens in write([remembered, plain], session.stop_generating):
             pair.add(*tokens)
             yield pair.view()
+        ended = "stopped" if session.stop_generating.is_set() else "done"
+        yield pair.view(ended)  # the text stands before its threads have ended and its trace is put together
     except Exception:
         yield pair.view("failed")
         raise
-    ended = "stopped" if session.stop_generating.is_set() else "done"
-    yield pair.view(ended)  # the text stands before its trace is put together
+    finally:
+        pair.remembered += remembered.end()
+        plain.end()
     if pair.remembered:
         session.run = keep(session, prompt, remembered.generation)
         session.chosen = (inspection.focus_step(session.run.tokens), None)
         yield pair.view(ended, inspection.describe(session.run))
+
+
+def begin(
+    model: LongMemForCausalLM,
+    prompt: str,
+    settings: Settings,
+    bank: MemoryBank | None,
+    before: tuple[int, int] | None = None,
+) -> Writing:
+    """Begin one text. It gets a stop event of its own: a generation sets its event when it ends."""
+    stop = threading.Event()
+    generation = stream(
+        model,
+        prompt,
+        memory=bank,
+        before=before,
+        max_new_tokens=int(settings.max_new_tokens),
+        temperature=settings.temperature or 1.0,
+        top_p=settings.top_p,
+        greedy=settings.temperature == 0,
+        seed=int(settings.seed),
+        stop=stop,
+    )
+    return Writing(generation, stop)
 
 
 def keep(session: Session, prompt: str, generation: Generation) -> Run:

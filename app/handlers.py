@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 
 from app import charts, inspection, markup, theme
 from app.charts import Figure
-from app.generating import Place, RunView, Settings, Writing, check_prompt, generate_pair, write
+from app.generating import Place, RunView, Settings, begin, check_prompt, generate_pair
 from app.markup import MemoryLine
 from app.reading import SampleShelf, read
 from app.session import Session, SessionStore
+from app.writing import write
 from longmem.documents import Document
 from longmem.errors import LongMemError
 from longmem.generation import GeneratedToken
@@ -186,11 +187,14 @@ class Studio:
         check_prompt(prompt)
         with alone(self.store.get(key)) as session:
             session.stop_generating.clear()
-            writing = Writing(self.model, prompt, chosen, session.bank if use_memory else None)
+            writing = begin(self.model, prompt, chosen, session.bank if use_memory else None)
             tokens = []
-            for (token,) in write([writing], session.stop_generating):
-                tokens.append(token)
-                yield result(tokens)
+            try:
+                for (token,) in write([writing], session.stop_generating):
+                    tokens.append(token)
+                    yield result(tokens)
+            finally:
+                tokens += writing.end()
             frame = writing.generation.trace.to_frame()
             rows = frame[frame["rank"] < trace_ranks].to_dict("records")
             yield {**result(tokens), "memory": summary(session.bank), "trace": rows}

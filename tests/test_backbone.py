@@ -106,7 +106,7 @@ def test_the_backbone_is_frozen_and_in_eval_mode_always(family):
 
 def test_cached_uncached_and_token_by_token_agree_over_three_windows(family):
     model = make_longmem(family)
-    # No token comes twice, since equal tokens at equal places (GPT-2 counts anew) would tie, and either may be retrieved.
+    # No token comes twice: equal tokens at equal places (GPT-2 counts anew) tie, and either may be retrieved.
     generator = torch.Generator().manual_seed(1)
     ids = torch.stack([2 + torch.randperm(126, generator=generator)[:97] for _ in range(2)])
     with torch.no_grad():

@@ -75,7 +75,8 @@ def make_epub(extra: dict[str, str | bytes] | None = None) -> bytes:
         '<item id="two" href="text/b.xhtml" media-type="application/xhtml+xml"/>'
         '<item id="cover" href="cover.png" media-type="image/png"/>'
         '<item id="one" href="text/a%20b.xhtml" media-type="application/xhtml+xml"/></manifest>'
-        '<spine><itemref idref="cover"/><itemref idref="one"/><itemref idref="two"/></spine></package>'
+        '<spine><itemref idref="cover"/><itemref idref="one"/><itemref idref="two"/><itemref idref="one"/>'
+        "</spine></package>"
     )
     page = '<?xml version="1.0"?><html><head><title>t</title><style/></head><body>{}</body></html>'
     files = {
@@ -147,7 +148,7 @@ def test_a_text_without_text_is_refused(text: str):
 
 
 def test_html_keeps_paragraphs_and_drops_scripts_styles_and_head():
-    markup = """<!doctype html><html><head><title>No</title><style>p { no }</style></head><body>
+    markup = """<!doctype html><html><head><title>No</title><style>p { no }</style><noscript>no</noscript></head><body>
     <h1>The  Lamp</h1><script>if (a < b) { no() }</script>
     <p>The keeper
        lit the <b>la</b>mp.</p><p>At dawn<br>it rained &amp; blew.</p><!-- no -->
@@ -180,7 +181,7 @@ def test_html_without_visible_text_is_refused():
 
 
 def test_pdf_pages_become_paragraphs(tmp_path: Path):
-    (tmp_path / "two.pdf").write_bytes(make_pdf("The first page.", "The second page."))
+    (tmp_path / "two.pdf").write_bytes(make_pdf("The first page.", "", "The second page."))
     assert Document.from_file(tmp_path / "two.pdf") == Document("two.pdf", "The first page.\n\nThe second page.")
 
 
@@ -239,8 +240,9 @@ def test_epub_with_hidden_fonts_can_be_read():
 
 def test_docx_keeps_paragraphs_tabs_and_line_breaks(tmp_path: Path):
     body = (
-        "<w:p><w:pPr><w:tabs><w:tab/></w:tabs></w:pPr><w:r><w:t>Name</w:t><w:tab/><w:t>Age</w:t></w:r></w:p><w:p/>"
-        "<w:p><w:r><w:t>two</w:t><w:br/><w:t>lines</w:t></w:r><w:del><w:r><w:delText>gone</w:delText></w:r></w:del></w:p>"
+        "<w:p><w:r><w:t>Name</w:t><w:tab/><w:t>Age</w:t></w:r></w:p><w:p/>"
+        "<w:moveFrom><w:p><w:r><w:t>gone</w:t></w:r></w:p></w:moveFrom>"
+        "<w:p><w:pPr><w:tabs><w:tab/></w:tabs></w:pPr><w:r><w:t>two</w:t><w:br/><w:t>lines</w:t></w:r><w:del><w:r><w:delText>gone</w:delText></w:r></w:del></w:p>"
         "<mc:AlternateContent><mc:Choice><w:p><w:r><w:t>box</w:t></w:r></w:p></mc:Choice>"
         "<mc:Fallback><w:p><w:r><w:t>box</w:t></w:r></w:p></mc:Fallback></mc:AlternateContent>"
     )
@@ -333,9 +335,13 @@ def test_zip_whose_whole_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_read_from_a_zip_is_bounded(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    read = zipfile.ZipExtFile.read
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda entry, n=-1: asked.append(n) or read(entry, n))
     monkeypatch.setattr(readers, "MAX_ENTRY_BYTES", readers.MEGABYTE)
     with pytest.raises(DocumentError, match=r"a\.docx packs word/document.xml, which is larger than 1 MB"):
         Document.from_bytes("a.docx", make_docx("x" * readers.MEGABYTE))
+    assert asked == [readers.MEGABYTE + 1]
 
 
 def test_xml_entities_do_not_expand():
@@ -442,9 +448,20 @@ def test_trimmed_space_goes_to_the_token_that_follows():
     assert [text[start:stop] for start, stop in spans] == ["plain", " words", " words", "\n"]
 
 
-def test_encoding_adds_no_special_tokens(tiny_tokenizer: PreTrainedTokenizerFast):
-    encoded = Document.from_text("story", STORY).encode(tiny_tokenizer)
-    assert not set(encoded.token_ids.tolist()) & set(tiny_tokenizer.all_special_ids)
+def test_offsets_that_jump_still_give_spans_without_gaps():
+    offsets = [(0, 2), (0, 0), (1, 5), (3, 4), (7, 9)]
+    stub = lambda text, **_: {"input_ids": list(range(5)), "offset_mapping": offsets}  # noqa: E731
+    spans = Document.from_text("jump", "ten letters").encode(stub).spans
+    assert spans.tolist() == [[0, 2], [1, 2], [1, 5], [4, 5], [5, 11]]
+
+
+def test_encoding_adds_no_special_tokens():
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast = train(tokenizer, ["<s>"])
+    fast.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    assert fast("words")["input_ids"][0] == 0
+    assert 0 not in Document.from_text("story", STORY).encode(fast).token_ids
 
 
 def test_a_text_longer_than_the_window_raises_no_warning(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.generating import Place, Settings, Writing, write
+from app.generating import Place
 from app.handlers import CHARTS, Studio, bytes_per_token
 from app.reading import SampleShelf, read
 from app.session import SessionStore
@@ -238,14 +238,6 @@ def test_leaving_in_the_middle_of_a_generation_frees_the_bank(opened):
     views.close()
     assert not opened.store.get("me").is_busy
     wait_until(lambda: "longmem-generate" not in {thread.name for thread in threading.enumerate()})
-
-
-def test_a_text_that_ends_first_does_not_stop_the_other(tiny_model):
-    short = Writing(tiny_model, "The", Settings(2, 0.5, 0.9, 0), None)
-    long = Writing(tiny_model, "The", Settings(9, 0.5, 0.9, 0), None)
-    tokens = list(write([short, long], threading.Event()))
-    assert len(tokens) == 9
-    assert [pair[0] is None for pair in tokens] == [False] * 2 + [True] * 7
 
 
 @pytest.mark.parametrize(

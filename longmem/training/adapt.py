@@ -24,25 +24,21 @@ from longmem.training.run import Run, make_optimizers, prepare_folder, set_learn
 
 
 @dataclass
-class SideNetTraining:
-    """Everything a run depends on; a TOML file sets any of these (see configs/sidenet-cpu.toml)."""
+class LaneTraining:
+    """What every model that is trained on lanes depends on."""
 
     backbone: str = "runs/backbone/model"
-    output: str = "runs/sidenet"
+    output: str = "runs/lanes"
     packs: list[str] = field(default_factory=list)
     pack_shares: list[float] = field(default_factory=list)
     max_characters: int | None = None
     memory_layers: list[int] = field(default_factory=lambda: [4, 7])
-    layer_reduction_factor: int = 2
     window: int = 512
     chunk_size: int = 4
     retrieved_tokens: int = 64
     chunk_key: str = "max"
     gate: str = "query"
     gate_start: float = 0.27
-    initialization: str = "attend"
-    initialization_scale: float = 1.0
-    source: str = "memory"
     read_overlap: int = 0
     without_memory: bool = False
     lanes: int = 8
@@ -69,13 +65,24 @@ class SideNetTraining:
     resume: bool = False
 
 
+@dataclass
+class SideNetTraining(LaneTraining):
+    """Everything a run depends on; a TOML file sets any of these (see configs/sidenet-cpu.toml)."""
+
+    output: str = "runs/sidenet"
+    layer_reduction_factor: int = 2
+    initialization: str = "attend"
+    initialization_scale: float = 1.0
+    source: str = "memory"
+
+
 class LaneStep(nn.Module):
     """One segment of every lane: backbone, SideNet with the lanes' memory, loss; then the segment enters the memory.
 
     Returns: the loss, and detached sums fp32 [6]: asked loss, asked count, asked hits, text loss, text count, gate sum.
     """
 
-    def __init__(self, model: LongMemForCausalLM, asked_weight: float) -> None:
+    def __init__(self, model: nn.Module, asked_weight: float) -> None:
         super().__init__()
         self.model, self.asked_weight = model, asked_weight
         self.gates: list[Tensor] = []
@@ -84,12 +91,21 @@ class LaneStep(nn.Module):
     def record(self, layer: int, retrieval: object, weights_BHTK: Tensor, gate_BHT: Tensor) -> None:
         self.gates.append(gate_BHT.detach().float().mean())
 
-    def forward(self, batch: dict[str, Tensor], memory: RowMemory | None, search: bool) -> tuple[Tensor, Tensor]:
+    def see_logits(self, logits_BTV: Tensor) -> None:
+        """Nothing: `forward` has them."""
+
+    def read(self, ids_BT: Tensor, memory: RowMemory | None) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
+        """Logits_BTV of a segment that retrieves from `memory`, and its keys_BGTD and values_BGTD per memory layer."""
         model = self.model
+        states = model.backbone(ids_BT)
+        sources = Sources(model.config.retrieved_chunks, rows=memory) if memory is not None else None
+        keys, values = ({b: qkv[i] for b, qkv in states.qkv.items()} for i in (1, 2))
+        return model.backbone.head(model.sidenet(states, sources, self)), keys, values
+
+    def forward(self, batch: dict[str, Tensor], memory: RowMemory | None, search: bool) -> tuple[Tensor, Tensor]:
         self.gates.clear()
-        states = model.backbone(batch["input_ids"])
-        sources = Sources(model.config.retrieved_chunks, rows=memory) if search and memory is not None else None
-        logits_BTV = model.backbone.head(model.sidenet(states, sources, self))
+        searched = memory if search else None
+        logits_BTV, *keys_and_values = self.read(batch["input_ids"], searched)
         labels_BT, asked_BT = batch["labels"], batch["asked"]
         token_BT = nn.functional.cross_entropy(
             logits_BTV.float().flatten(0, 1), labels_BT.flatten(), ignore_index=IGNORED, reduction="none"
@@ -97,12 +113,12 @@ class LaneStep(nn.Module):
         taught_BT = labels_BT != IGNORED
         asked_BT, text_BT = taught_BT & asked_BT, taught_BT & ~asked_BT
         # Without memory nobody can know the answers: those segments teach text alone.
-        asked_weight = self.asked_weight if sources is not None else 0.0
+        asked_weight = self.asked_weight if searched is not None else 0.0
         weights_BT = text_BT.float() + asked_weight * asked_BT.float()
         loss = (token_BT * weights_BT).sum() / weights_BT.sum().clamp(min=1)
         if memory is not None:
             whole = torch.ones_like(labels_BT, dtype=torch.bool)
-            keys, values = ({b: qkv[i].to(torch.bfloat16) for b, qkv in states.qkv.items()} for i in (1, 2))
+            keys, values = ({b: x.to(torch.bfloat16) for b, x in states.items()} for states in keys_and_values)
             memory.add(keys, values, whole)
         with torch.no_grad():
             hits = ((logits_BTV.argmax(-1) == labels_BT) & asked_BT).sum()
@@ -131,7 +147,7 @@ def build_model(settings: SideNetTraining) -> LongMemForCausalLM:
     return LongMemForCausalLM.from_backbone(settings.backbone, **{name: getattr(settings, name) for name in names})
 
 
-def make_lanes(settings: SideNetTraining, model: LongMemForCausalLM, *, first_batch: int, process: int) -> Lanes:
+def make_lanes(settings: LaneTraining, model: nn.Module, *, first_batch: int, process: int) -> Lanes:
     """The lanes of one process."""
     if not settings.packs:
         raise TrainingDataError("packs: no training data was given.")
@@ -160,12 +176,21 @@ def make_lanes(settings: SideNetTraining, model: LongMemForCausalLM, *, first_ba
 def adapt(settings: SideNetTraining) -> Path:
     """Train, checkpoint, and write the whole model (backbone and SideNet, bf16) to `output`/model."""
     prepare_folder(settings.output, resume=settings.resume, settings=settings)
-    accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     model = build_model(settings)
+    accelerator = train_on_lanes(settings, model, LaneStep(model, settings.asked_weight))
+    folder = Path(settings.output) / "model"
+    if accelerator.is_main_process:
+        save_bundled(model, folder)
+    return folder
+
+
+def train_on_lanes(settings: LaneTraining, model: nn.Module, step: LaneStep) -> Accelerator:
+    """Train what requires gradients in `model`, through `step`, and leave a checkpoint."""
+    accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     optimizers = make_optimizers(
         model, matrix_lr=settings.matrix_lr, other_lr=settings.other_lr, weight_decay=settings.weight_decay
     )
-    step, *optimizers = accelerator.prepare(LaneStep(model, settings.asked_weight), *optimizers)
+    step, *optimizers = accelerator.prepare(step, *optimizers)
     run = Run(
         settings.output,
         accelerator,
@@ -180,10 +205,7 @@ def adapt(settings: SideNetTraining) -> Path:
     batches = iter(DataLoader(lanes, batch_size=None))
     _train(settings, run, accelerator, step, model, optimizers, batches)
     run.save()
-    folder = Path(settings.output) / "model"
-    if accelerator.is_main_process:
-        save_bundled(model, folder)
-    return folder
+    return accelerator
 
 
 def save_bundled(model: LongMemForCausalLM, folder: str | Path) -> None:
@@ -195,11 +217,11 @@ def save_bundled(model: LongMemForCausalLM, folder: str | Path) -> None:
 
 
 def _train(
-    settings: SideNetTraining,
+    settings: LaneTraining,
     run: Run,
     accelerator: Accelerator,
     step: nn.Module,
-    model: LongMemForCausalLM,
+    model: nn.Module,
     optimizers: list[torch.optim.Optimizer],
     batches: Iterator[dict[str, Tensor]],
 ) -> None:

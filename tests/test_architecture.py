@@ -1,0 +1,92 @@
+"""Imports go one way, and some libraries are used in one place only."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import longmem
+
+ROOT = Path(__file__).parent.parent
+LIBRARY = (
+    "errors config readers documents demonstrations backbone search chunk_ring bank_files memory_bank row_memory trace "
+    "fusion sidenet cache model generation memorizing training evaluation __main__"
+).split()
+HOMES = {
+    "faiss": {"longmem/search.py"},
+    "plotly": {"app/theme.py", "app/charts.py"},
+    "typer": {"longmem/__main__.py"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", sources("longmem"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_each_library_file_imports_only_what_stands_before_it(path):
+    place = path.relative_to(ROOT / "longmem").parts[0].removesuffix(".py")
+    if place == "__init__":
+        return
+    used = {name.split(".")[1] for name in imports_of(path) if name.startswith("longmem.")}
+    later = {name for name in used & set(LIBRARY) if LIBRARY.index(name) > LIBRARY.index(place)}
+    assert not later
+
+
+@pytest.mark.parametrize("path", sources("longmem"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_library_knows_nothing_of_the_application(path):
+    roots = {name.split(".")[0] for name in imports_of(path)}
+    assert not roots & {"gradio", "plotly", "app"}
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_library_is_used_where_it_belongs(library):
+    users = {
+        str(path.relative_to(ROOT))
+        for folder in ("longmem", "app")
+        for path in sources(folder)
+        if library in {name.split(".")[0] for name in imports_of(path)}
+    }
+    assert users == HOMES[library]
+
+
+def test_gradio_is_used_by_panels_tabs_and_the_page_only():
+    users = {path.name for path in sources("app") if "gradio" in {name.split(".")[0] for name in imports_of(path)}}
+    assert all(name == "ui.py" or name.endswith(("_tab.py", "_panel.py")) for name in users)
+
+
+def test_charts_know_neither_torch_nor_the_model():
+    roots = {name.split(".")[0] for name in imports_of(ROOT / "app" / "charts.py")}
+    assert not roots & {"torch", "longmem", "gradio"}
+
+
+def test_public_names_are_sorted_and_there():
+    assert longmem.__all__ == sorted(longmem.__all__)
+    assert all(hasattr(longmem, name) for name in longmem.__all__)
+
+
+def test_the_top_level_holds_what_it_should():
+    allowed = "app.py app longmem assets tests requirements.txt README.md LICENSE pyproject.toml .ci .gitignore".split()
+    ignored = {
+        ".git",
+        ".venv",
+        "runs",
+        ".pytest_cache",
+        ".ruff_cache",
+        "__pycache__",
+        ".coverage",
+        ".gradio",
+        "htmlcov",
+    }
+    assert {path.name for path in ROOT.iterdir()} - ignored == set(allowed)

@@ -1,0 +1,113 @@
+"""The command line as people and scripts use it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from longmem.__main__ import app
+
+STORY = "The keeper wrote the name of every ship in a ledger. In the morning the ship returned. " * 12
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    tiny_model.save_pretrained(folder / "model")
+    (folder / "story.txt").write_text(STORY)
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.7 and then nothing")
+    return folder
+
+
+def invoke(*arguments: object):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def generate(folder, *arguments: object) -> dict:
+    given = ["generate", "--model", folder / "model", "--prompt", "The ship", "--max-new-tokens", 6, "--json"]
+    result = invoke(*given, *arguments)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_generate_prints_one_json_object_and_nothing_else_on_standard_output(folder):
+    command = [sys.executable, "-m", "longmem", "generate", "--model", folder / "model", "--json", "--greedy"]
+    options = ["--document", folder / "story.txt", "--prompt", "The ship", "--max-new-tokens", "6"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert list(found) == ["text", "tokens", "memory", "effect", "trace"]
+    assert "".join(found["tokens"]) == found["text"]
+    assert len(found["effect"]) == len(found["tokens"]) == 6
+    assert found["memory"]["documents"][0]["name"] == "story.txt"
+    assert found["memory"]["tokens"] == found["memory"]["documents"][0]["tokens"]
+    assert all(row["text"] == STORY[row["start"] : row["end"]] for row in found["trace"])
+    assert {row["step"] for row in found["trace"]} == set(range(6))
+    assert "story.txt" in done.stderr
+
+
+def test_trace_ranks_limits_what_is_printed(folder):
+    trace = generate(folder, "--document", folder / "story.txt", "--trace-ranks", 2)["trace"]
+    assert {row["rank"] for row in trace} == {0, 1}
+    assert len(trace) == 6 * 2 * 4 * 2
+
+
+def test_no_memory_retrieves_nothing(folder):
+    found = generate(folder, "--document", folder / "story.txt", "--no-memory")
+    assert found["trace"] == []
+    assert set(found["effect"]) == {0.0}
+    assert found["memory"]["tokens"] > 0
+
+
+def test_a_saved_bank_gives_what_reading_again_gives(folder):
+    result = invoke("read", folder / "story.txt", "--output", folder / "bank", "--model", folder / "model")
+    assert result.exit_code == 0, result.output
+    options = ["--greedy", "--trace-ranks", 1]
+    loaded = generate(folder, "--memory", folder / "bank", *options)
+    assert loaded == generate(folder, "--document", folder / "story.txt", *options)
+
+
+def test_the_readable_form_names_the_passages(folder):
+    options = ["--prompt", "The ship", "--document", folder / "story.txt", "--max-new-tokens", 3]
+    result = invoke("generate", "--model", folder / "model", *options)
+    assert result.exit_code == 0
+    assert "story.txt, character" in result.stdout
+
+
+@pytest.mark.parametrize("file", ["broken.pdf", "absent.txt", "story.exe"])
+def test_a_file_that_cannot_be_read_gives_one_line_and_exit_code_2(folder, file):
+    (folder / "story.exe").write_bytes(b"MZ")
+    result = invoke("generate", "--model", folder / "model", "--prompt", "x", "--document", folder / file)
+    assert result.exit_code == 2
+    lines = [line for line in result.stderr.splitlines() if file in line]
+    assert len(lines) == 1
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--temperature", "0"], "temperature is 0.0"),
+        (["--max-new-tokens", "0"], "max_new_tokens is 0"),
+        (["--trace-ranks", "-1"], "--trace-ranks is -1"),
+        (["--device", "abacus"], "device is 'abacus'"),
+    ],
+)
+def test_a_wrong_option_is_named(folder, options, said):
+    result = invoke("generate", "--model", folder / "model", "--prompt", "x", *options)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_info_says_what_runs_where_and_why(folder):
+    result = invoke("info", "--model", folder / "model", "--json", "--device", "cpu")
+    facts = json.loads(result.stdout)
+    assert facts["memory_layers"] == [1, 3]
+    assert facts["reason"] == "it was asked for"
+
+
+def test_an_unknown_training_configuration_names_those_there_are():
+    result = invoke("train", "backbone", "--config", "quantum", "--data", "x.jsonl")
+    assert result.exit_code == 2
+    assert "cpu, gpu" in result.stderr

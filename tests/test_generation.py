@@ -1,0 +1,186 @@
+"""Streaming, scoring and the trace: what is shown is what happened."""
+
+import threading
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from longmem.documents import Document
+from longmem.errors import LongMemError
+from longmem.generation import RunningText, continuation_point, score, stream
+from longmem.trace import COLUMNS, GATE_COLUMNS, TOKEN_COLUMNS
+
+STORY = "The keeper “wrote” the name 🙂 of every ship: Élodie, naïve. In the morning the ship returned to the sea. " * 6
+
+
+@pytest.fixture
+def bank(tiny_model):
+    bank = tiny_model.new_bank(dtype=torch.float32)
+    tiny_model.remember(Document.from_text("story", STORY), memory=bank)
+    return bank
+
+
+def run(model, bank, **options):
+    generation = stream(model, "The ship", memory=bank, **({"max_new_tokens": 40, "seed": 3} | options))
+    return generation, list(generation)
+
+
+def test_streaming_equals_generating_at_once(tiny_model, bank):
+    _, tokens = run(tiny_model, bank, greedy=True)
+    ids = torch.tensor([tiny_model.tokenizer("The ship")["input_ids"]])
+    whole = tiny_model.generate(
+        ids, attention_mask=torch.ones_like(ids), memory=bank, max_new_tokens=40, do_sample=False
+    )
+    assert [t.token_id for t in tokens] == whole[0, ids.shape[1] :].tolist()
+
+
+def test_one_seed_gives_one_text_and_another_seed_another(tiny_model, bank):
+    texts = [run(tiny_model, bank, seed=seed)[0].text for seed in (3, 3, 4)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_sampling_follows_the_distribution(tiny_model):
+    ids = torch.tensor([tiny_model.tokenizer("The ship")["input_ids"]])
+    with torch.no_grad():
+        expected = (tiny_model(ids).logits[0, -1] * 20).softmax(-1)
+    options = {"max_new_tokens": 1, "temperature": 0.05}
+    drawn = [run(tiny_model, None, seed=s, **options)[1][0].token_id for s in range(150)]
+    best = int(expected.argmax())
+    assert abs(drawn.count(best) / 150 - float(expected[best])) < 0.15
+
+
+def test_stopping_ends_the_run_within_one_token(tiny_model, bank):
+    stop = threading.Event()
+    generation = stream(tiny_model, "The", memory=bank, max_new_tokens=500, stop=stop)
+    seen = []
+    for token in generation:
+        seen.append(token)
+        if len(seen) == 3:
+            stop.set()
+    ended = len(generation.tokens)
+    assert ended < 30
+    assert len(seen) == ended
+
+
+def test_leaving_the_loop_stops_the_thread(tiny_model, bank):
+    generation = stream(tiny_model, "The", memory=bank, max_new_tokens=2000)
+    for _ in generation:
+        break
+    for thread in threading.enumerate():
+        if thread.name == "longmem-generate":
+            thread.join(timeout=20)
+            assert not thread.is_alive()
+
+
+def test_weights_of_a_head_sum_to_its_gate(tiny_model, bank):
+    generation, _ = run(tiny_model, bank)
+    frame = generation.trace.to_frame()
+    sums = frame.groupby(["step", "layer", "head"]).agg(weight=("weight", "sum"), gate=("gate", "first"))
+    assert len(sums) == 40 * 2 * 4
+    assert (sums.weight - sums.gate).abs().max() < 1e-5
+    gates = generation.trace.gates_frame().set_index(["step", "layer", "head"]).gate
+    assert (gates - sums.gate).abs().max() < 1e-6
+
+
+def test_every_text_stands_where_it_says(tiny_model, bank):
+    generation, _ = run(tiny_model, bank)
+    frame = generation.trace.to_frame()
+    assert list(frame.columns) == COLUMNS
+    running = "The ship" + generation.text
+    sources = {"story": STORY, "generated": running}
+    assert set(frame.document) == set(sources)  # forty tokens slide a window of 32
+    for row in frame.itertuples():
+        assert row.text == sources[row.document][row.start : row.end]
+
+
+def test_ranks_follow_scores(tiny_model, bank):
+    frame = run(tiny_model, bank)[0].trace.to_frame()
+    best_first = frame.sort_values(["step", "layer", "head", "rank"])
+    steps = best_first.groupby(["step", "layer", "head"])["score"].diff().dropna()
+    assert (steps <= 0).all()
+
+
+def test_the_effect_is_the_difference_of_two_independent_runs(tiny_model, bank):
+    generation, tokens = run(tiny_model, bank)
+    ids = torch.tensor([generation.prompt_ids + [t.token_id for t in tokens]])
+    first = len(generation.prompt_ids)
+    with torch.no_grad():
+        for memory, name in ((bank, "logprob"), (None, "logprob_empty")):
+            logprobs = tiny_model(ids, memory=memory).logits[0, first - 1 : -1].log_softmax(-1)
+            expected = logprobs.gather(1, ids[0, first:, None])[:, 0]
+            found = torch.tensor([getattr(t, name) for t in tokens])
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    frame = generation.trace.tokens_frame()
+    assert list(frame.columns) == TOKEN_COLUMNS
+    assert frame.effect.tolist() == pytest.approx((frame.logprob - frame.logprob_empty).tolist())
+    assert frame.effect.abs().max() > 1e-3
+
+
+def test_scoring_a_text_gives_the_trace_of_having_generated_it(tiny_model, bank):
+    generation, _ = run(tiny_model, bank, max_new_tokens=12)
+    trace = score(tiny_model, generation.text, context="The ship", memory=bank)
+    if trace.token_ids != [t.token_id for t in generation.tokens]:
+        pytest.skip("a random text may be tokenised in another way than it was generated")
+    assert trace.logprobs == pytest.approx([t.logprob for t in generation.tokens], abs=1e-4)
+    assert trace.to_frame().chunk.tolist() == generation.trace.to_frame().chunk.tolist()
+
+
+def test_without_memory_nothing_is_traced_and_memory_has_no_effect(tiny_model):
+    generation, tokens = run(tiny_model, None, max_new_tokens=10)
+    frame = generation.trace.to_frame()
+    assert frame.empty
+    assert list(frame.columns) == COLUMNS
+    assert list(generation.trace.gates_frame().columns) == GATE_COLUMNS
+    assert all(t.effect == 0 for t in tokens)
+
+
+def test_an_excluded_chunk_is_never_retrieved(tiny_model, bank):
+    frame = run(tiny_model, bank, max_new_tokens=4)[0].trace.to_frame()
+    chunk = int(frame.chunk.mode()[0])
+    again = run(tiny_model, bank, max_new_tokens=4, exclude=[chunk])[0].trace.to_frame()
+    assert chunk in set(frame.chunk)
+    assert chunk not in set(again.chunk)
+
+
+def test_a_document_is_continued_with_what_comes_before_only(tiny_model, bank):
+    prompt, before = continuation_point(tiny_model, bank, 0, 300)
+    assert STORY[:300].endswith(prompt)
+    assert before[0] == 0
+    frame = stream(tiny_model, prompt, memory=bank, before=before, max_new_tokens=5)
+    list(frame)
+    story = frame.trace.to_frame().query("document == 'story'")
+    assert len(story)
+    assert story.end.max() <= 300 - len(prompt)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("max_new_tokens", 0), ("temperature", 0.0), ("temperature", -1.0), ("top_p", 0.0), ("top_p", 1.1)],
+)
+def test_options_outside_what_is_allowed_are_refused_by_name(tiny_model, option, value):
+    with pytest.raises(LongMemError, match=f"{option} is {value}"):
+        stream(tiny_model, "The", memory=None, **{option: value})
+
+
+def test_an_error_while_generating_reaches_the_reader(tiny_model, bank, monkeypatch):
+    def broken(*arguments: object, **options: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(tiny_model, "generate", broken)
+    with pytest.raises(MemoryError, match="no room"):
+        list(stream(tiny_model, "The", memory=bank))
+
+
+def test_a_character_cut_by_tokens_appears_with_its_last_token(tiny_tokenizer):
+    text = "a🙂b É"
+    running = RunningText(tiny_tokenizer, tiny_tokenizer(text)["input_ids"])
+    assert running.text == text
+    assert running.spans[-1][1] == len(text)
+    assert all(a[1] == b[0] for a, b in zip(running.spans, running.spans[1:], strict=False))
+
+
+def test_a_plain_cache_of_transformers_is_not_needed(tiny_model):
+    ids = torch.tensor([tiny_model.tokenizer("The ship")["input_ids"]])
+    out = tiny_model.generate(ids, max_new_tokens=3, do_sample=True, return_dict_in_generate=True)
+    assert isinstance(out.past_key_values, DynamicCache)

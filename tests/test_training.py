@@ -1,0 +1,204 @@
+"""Training data, and runs that survive being cut off."""
+
+import json
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+
+from longmem.errors import TrainingDataError
+from longmem.model import LongMemForCausalLM
+from longmem.training.adapt import LaneStep, SideNetTraining, adapt
+from longmem.training.data import read_packs, tokenize_packs, train_tokenizer
+from longmem.training.facts import HELD_OUT_TEMPLATES, TRAINING_TEMPLATES, make_fact, make_name
+from longmem.training.lanes import LaneDocuments, LaneMixture, Lanes
+from longmem.training.pretrain import BackboneTraining, load_settings, prefix_matching, pretrain
+from longmem.training.rows import IGNORED, BackboneRows, RowMixture
+from longmem.training.run import Run
+from tests.conftest import tiny_smollm3
+
+TEXT = "The keeper wrote the name of every ship in a ledger, and in the morning the ship returned to the sea. "
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "pack.jsonl"
+    path.write_text("\n".join(json.dumps({"title": str(i), "text": TEXT[i:] * 40}) for i in range(3)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokenizer(pack):
+    return train_tokenizer((text for _, text in read_packs([pack])), 400)
+
+
+@pytest.fixture(scope="module")
+def corpus(pack, tokenizer, tmp_path_factory):
+    return tokenize_packs([pack], tokenizer, cache_dir=tmp_path_factory.mktemp("cache"))
+
+
+def rows(corpus, tokenizer, **mixture: float) -> BackboneRows:
+    shares = {"repeated": 0.0, "random_facts": 0.0, "facts": 0.0} | mixture
+    options = {"length": 128, "rows": 50, "dense_rows": 50, "later": 0.5, "seed": 1}
+    return BackboneRows([corpus], [1.0], tokenizer, mixture=RowMixture(**shares), **options)
+
+
+def test_the_tokenizer_gives_back_any_text_and_splits_digits(tokenizer):
+    text = "In 1866, naïve 🙂\n\n  twice"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert all(sum(c.isdigit() for c in token) <= 1 for token in tokenizer.tokenize("12 345"))
+
+
+def test_a_tokenised_pack_is_kept_and_read_again(pack, corpus, tokenizer, tmp_path):
+    first = tokenize_packs([pack], tokenizer, cache_dir=tmp_path)
+    again = tokenize_packs([pack], tokenizer, cache_dir=tmp_path)
+    assert np.array_equal(first.ids, again.ids)
+    assert tokenizer.decode(again.document(1).tolist()) == TEXT[1:] * 40
+
+
+@pytest.mark.parametrize("kind", ["repeated", "random_facts", "facts"])
+def test_rows_are_whole_and_what_is_asked_was_said_before(corpus, tokenizer, kind):
+    made = rows(corpus, tokenizer, **{kind: 1.0})
+    for index in range(20):
+        row = made[index]
+        assert len(row["input_ids"]) == len(row["labels"]) == len(row["asked"]) == 128
+        known = (row["labels"] != IGNORED).nonzero().flatten()
+        known = known[known < 127]
+        assert torch.equal(row["labels"][known], row["input_ids"][known + 1])
+        asked = row["asked"].nonzero().flatten().tolist()
+        said = [row["input_ids"][: i + 1].tolist() for i in asked]
+        assert all(int(row["labels"][i]) in before for i, before in zip(asked, said, strict=True))
+    assert any(made[index]["asked"].any() for index in range(20))
+
+
+def test_a_row_is_the_same_for_ever(corpus, tokenizer):
+    made = rows(corpus, tokenizer, repeated=0.5)
+    assert torch.equal(made[7]["input_ids"], made[7]["input_ids"])
+    assert not torch.equal(made[7]["input_ids"], made[8]["input_ids"])
+
+
+def test_names_and_templates_of_measurements_are_never_trained_on():
+    trained = {make_name(Random(i)) for i in range(2000)}
+    held_out = {make_name(Random(i), held_out=True) for i in range(2000)}
+    assert not trained & held_out
+    assert not set(TRAINING_TEMPLATES) & set(HELD_OUT_TEMPLATES)
+    fact = make_fact(Random(0))
+    assert fact.statement == f"{fact.question}{fact.answer}."
+
+
+def lanes_of(corpus, tokenizer, **mixture: object) -> Lanes:
+    settings = {"segments": 6, "memory_segments": 4, "facts": 1.0, "demonstrations": 0.3} | mixture
+    documents = LaneDocuments([corpus], [1.0], tokenizer, length=64, mixture=LaneMixture(**settings))
+    return Lanes(documents, lanes=3, seed=1)
+
+
+def test_lanes_read_consecutive_segments_until_a_new_document_starts(corpus, tokenizer):
+    batches = iter(lanes_of(corpus, tokenizer))
+    before = next(batches)
+    assert before["starts"].all()
+    restarts = 0
+    for _ in range(30):
+        now = next(batches)
+        for lane in range(3):
+            if now["starts"][lane]:
+                restarts += 1
+            elif before["labels"][lane, -1] != IGNORED:
+                assert now["input_ids"][lane, 0] == before["labels"][lane, -1]
+        before = now
+    assert restarts > 3
+
+
+def test_questions_come_after_the_window_has_passed(corpus, tokenizer):
+    documents = lanes_of(corpus, tokenizer, demonstrations=0.0, segments=20, memory_segments=8).documents
+    checked = 0
+    for seed in range(8):
+        document = documents.make(Random(seed))
+        ids = document.ids.tolist()
+        for end in np.flatnonzero(np.diff(document.asked.astype(int)) == -1):
+            start = end
+            while document.asked[start - 1]:
+                start -= 1
+            question = ids[start - 6 : end + 1]
+            places = [i for i in range(start - 6) if ids[i : i + len(question)] == question]
+            assert places
+            assert min(start - 6 - i for i in places) >= 50
+            checked += 1
+    assert checked > 5
+
+
+def backbone_settings(pack, folder, **options: object) -> BackboneTraining:
+    small = {"layers": 2, "hidden": 32, "intermediate": 48, "heads": 2, "nope_layers": [1], "window": 64}
+    speed = {"batch_rows": 2, "vocab_size": 400, "compile": False, "log_every": 1, "probe_every": 2, "warmup": 2}
+    return BackboneTraining(output=str(folder), packs=[str(pack)], total_tokens=64 * 2 * 4, **(small | speed | options))
+
+
+def test_a_backbone_trains_and_an_interrupted_run_ends_as_an_uninterrupted_one(pack, tmp_path, monkeypatch):
+    whole = pretrain(backbone_settings(pack, tmp_path / "whole"))
+    done = Run.done
+    monkeypatch.setattr(Run, "done", lambda run: run.step >= 2 or done(run))
+    pretrain(backbone_settings(pack, tmp_path / "cut"))
+    monkeypatch.setattr(Run, "done", done)
+    (tmp_path / "cut" / "checkpoint.part").mkdir()  # as a kill while writing leaves it
+    resumed = pretrain(backbone_settings(pack, tmp_path / "cut", resume=True))
+    for name in ("model.safetensors", "tokenizer.json"):
+        assert (whole / name).read_bytes() == (resumed / name).read_bytes()
+    rows = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3, 4]
+    assert len(rows[2]["prefix_matching"]) == 2
+
+
+def test_a_run_does_not_write_over_another(pack, tmp_path):
+    pretrain(backbone_settings(pack, tmp_path))
+    with pytest.raises(TrainingDataError, match="--resume"):
+        pretrain(backbone_settings(pack, tmp_path))
+
+
+def test_prefix_matching_finds_a_head_that_looks_where_it_should():
+    model = tiny_smollm3()
+    scores = prefix_matching(model, length=32)
+    assert scores.shape == (4, 4)
+    assert ((scores >= 0) & (scores <= 1)).all()
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_sidenet_trains_and_leaves_the_backbone_alone(pack, tmp_path):
+    backbone = pretrain(backbone_settings(pack, tmp_path / "backbone", layers=4, nope_layers=[1, 3]))
+    options = {"window": 64, "memory_layers": [1, 3], "retrieved_tokens": 16, "lanes": 2, "memory_tokens": 256}
+    settings = SideNetTraining(
+        backbone=str(backbone), output=str(tmp_path / "side"), packs=[str(pack)], total_steps=7, log_every=1, **options
+    )
+    trained = LongMemForCausalLM.from_pretrained(adapt(settings), device="cpu")
+    fresh = LongMemForCausalLM.from_backbone(backbone, memory_layers=[1, 3], window=64, retrieved_tokens=16)
+    assert trained.fingerprint == fresh.fingerprint
+    gates = [p for name, p in trained.sidenet.named_parameters() if "bias_H" in name]
+    assert all((g - gates[0].new_tensor(-0.9946)).abs().max() > 1e-4 for g in gates)
+    metrics = [json.loads(line) for line in (tmp_path / "side" / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[1]["gate"] > 0  # the first segment has no memory yet
+    assert metrics[5]["empty_text"] > 0  # the sixth is read with an empty one
+
+
+def test_answers_weigh_nothing_in_segments_without_memory(tiny_model):
+    step = LaneStep(tiny_model, asked_weight=5.0)
+    ids = torch.randint(2, 300, (1, 32))
+    asked = torch.zeros(1, 32, dtype=torch.bool)
+    asked[:, 10:] = True
+    loss, parts = step({"input_ids": ids, "labels": ids, "asked": asked}, None, True)
+    assert loss.item() == pytest.approx((parts[3] / parts[4]).item(), rel=1e-5)
+
+
+def test_a_configuration_with_an_unknown_setting_is_refused(tmp_path):
+    (tmp_path / "run.toml").write_text("wings = 2\n")
+    with pytest.raises(TrainingDataError, match="wings"):
+        load_settings(BackboneTraining, tmp_path / "run.toml", "backbone")
+
+
+@pytest.mark.parametrize("kind", ["backbone", "sidenet"])
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_the_configurations_of_the_package_are_valid(kind, name):
+    load_settings({"backbone": BackboneTraining, "sidenet": SideNetTraining}[kind], name, kind)
+
+
+def test_missing_data_is_named(tmp_path):
+    with pytest.raises(TrainingDataError, match=r"nothing\.jsonl"):
+        list(read_packs([tmp_path / "nothing.jsonl"]))
