@@ -33,6 +33,7 @@ Model = Annotated[str, typer.Option("--model", help="A folder or hub id; default
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Documents = Annotated[list[Path], typer.Option("--document", help="txt, md, html, pdf, epub or docx; repeat for more.")]
 Data = Annotated[list[Path], typer.Option("--documents", help="txt, jsonl or jsonl.xz; repeat for more.")]
+Overlap = Annotated[int | None, typer.Option(help="0 or half a window of context in reading; default: the model's.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")]
 
 
@@ -257,13 +258,15 @@ def perplexity(
     documents: Data,
     max_tokens: Annotated[int | None, typer.Option(help="Of each document; default: all.")] = None,
     score_every: Annotated[int, typer.Option(min=1, help="Score every n-th window; all are read.")] = 1,
+    read_overlap: Overlap = None,
     model: Model = str(BUNDLED),
     json_file: JsonFile = None,
 ) -> None:
     """Perplexity with the backbone alone, an empty bank, and the bank filled while reading."""
     from longmem.evaluation.perplexity import measure_perplexity
 
-    measure_perplexity(model, documents, max_tokens=max_tokens, score_every=score_every, json_path=json_file)
+    options = {"max_tokens": max_tokens, "score_every": score_every, "read_overlap": read_overlap}
+    measure_perplexity(model, documents, json_path=json_file, **options)
 
 
 @command(evaluate_app, "needle")
@@ -272,6 +275,7 @@ def needle(
     lengths: Annotated[str, typer.Option(help="Tokens in memory, separated by commas.")] = "2048,8192,32768,65536",
     facts: Annotated[int, typer.Option(min=1, help="Facts planted in each length.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed of names and values.")] = 1,
+    read_overlap: Overlap = None,
     model: Model = str(BUNDLED),
     json_file: JsonFile = None,
 ) -> None:
@@ -282,7 +286,8 @@ def needle(
         wanted = [int(n) for n in lengths.split(",")]
     except ValueError:
         raise LongMemError(f"--lengths is {lengths!r}; it must be whole numbers separated by commas.") from None
-    measure_needle(model, documents, lengths=wanted, facts=facts, seed=seed, json_path=json_file)
+    options = {"lengths": wanted, "facts": facts, "seed": seed, "read_overlap": read_overlap}
+    measure_needle(model, documents, json_path=json_file, **options)
 
 
 @command(evaluate_app, "efficiency")

@@ -73,7 +73,7 @@ class ChunkRing:
         return self._tables
 
     def searched(self, index: int) -> tuple[torch.Tensor, int]:
-        """What a search of a layer reads, [G, used slots, D], and how many slots make a chunk: the keys, or the means."""
+        """What a search of a layer reads, [G, used slots, D], and how many slots make a chunk: keys, or means."""
         stored, per_chunk = (self.means, 1) if self.means else (self.keys, self.chunk_size)
         return stored[index][:, : self.n_chunks * per_chunk], per_chunk
 

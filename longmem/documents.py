@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 
@@ -103,3 +103,19 @@ def _close_gaps(offsets_T2: torch.Tensor, n_characters: int) -> torch.Tensor:
     previous_T = torch.cat([stops_T.new_zeros(1), stops_T[:-1]])
     starts_T = offsets_T2[:, 0].clamp(min=(previous_T - 1).clamp(min=0), max=previous_T)
     return torch.stack([starts_T, stops_T], dim=1)
+
+
+class Segment(NamedTuple):
+    """A stretch of tokens read in one pass: read from `first` on, kept from `start` to `end`."""
+
+    first: int
+    start: int
+    end: int
+
+
+def segments(total: int, window: int, overlap: int) -> list[Segment]:
+    """How `total` tokens are read: a window at a time, each but the first with `overlap` tokens of context."""
+    found = [Segment(0, 0, min(window, total))]
+    for start in range(window, total, window - overlap):
+        found.append(Segment(start - overlap, start, min(start + window - overlap, total)))
+    return found

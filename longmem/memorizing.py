@@ -11,7 +11,7 @@ Shapes: B batch, T tokens, V vocabulary, E hidden size, G key-value heads, D hea
 
 import json
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from longmem.backbone import family_of
 from longmem.config import LongMemConfig, choose_device
-from longmem.documents import Document
+from longmem.documents import Document, segments
 from longmem.errors import BankMismatchError, LongMemError
 from longmem.fusion import MemoryGate, Recorder, attach_memory, recalling
 from longmem.memory_bank import MemoryBank
@@ -228,7 +228,7 @@ class MemorizingTransformer(nn.Module):
         encoded = document.encode(self.tokenizer)
         total = len(encoded.token_ids)
         number = memory.begin_document(document.name, document.text)
-        for first, start, end in self._segments(total):
+        for first, start, end in segments(total, self.config.window, self.config.read_overlap):
             ids_BT = encoded.token_ids[None, first:end].to(self.device)
             _, *states = self._read(ids_BT, None, self._sources(memory, before=(number, first)), None)
             keys_LGTD, values_LGTD = (
@@ -240,13 +240,6 @@ class MemorizingTransformer(nn.Module):
             if stop is not None and stop.is_set():
                 break
         return number
-
-    def _segments(self, total: int) -> Iterator[tuple[int, int, int]]:
-        """(first token read, first token kept, end) of each segment; they differ by `read_overlap` after the first."""
-        window, overlap = self.config.window, self.config.read_overlap
-        yield 0, 0, min(window, total)
-        for start in range(window, total, window - overlap):
-            yield start - overlap, start, min(start + window - overlap, total)
 
     def _sources(
         self,

@@ -7,6 +7,7 @@ Shapes: B batch, T tokens, V vocabulary, G key-value heads, D head dimension, L 
 
 import threading
 from collections.abc import Callable, Collection, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from transformers.utils import cached_file
 from longmem.backbone import Backbone, family_of
 from longmem.cache import MemoryCache
 from longmem.config import LongMemConfig, choose_device
-from longmem.documents import Document
+from longmem.documents import Document, Segment, segments
 from longmem.errors import BankMismatchError, LongMemError
 from longmem.memory_bank import MemoryBank
 from longmem.row_memory import RowMemory, Sources
@@ -228,43 +229,42 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
         total = len(encoded.token_ids)
         number = memory.begin_document(document.name, document.text)
         batch_size = batch_size or (2 if self.device.type == "cpu" else 16)
-        done = 0
-        for ids_BT, skip, keep in self._segments(encoded.token_ids, batch_size):
-            states = self.backbone(ids_BT.to(self.device))
-            for row in range(ids_BT.shape[0]):
-                keys_LGTD, values_LGTD = (
-                    torch.stack([states.qkv[b][i][row, :, skip : skip + keep] for b in self.config.memory_layers])
-                    for i in (1, 2)
-                )
-                memory.add(number, keys_LGTD, values_LGTD, encoded.spans[done : done + keep])
-                done += keep
+        parts = segments(total, self.config.window, self.config.read_overlap)
+        while parts:
+            # Segments of one length share a pass; the first and the last may be shorter.
+            size = parts[0].end - parts[0].first
+            same = list(takewhile(lambda part: part.end - part.first == size, parts[:batch_size]))  # noqa: B023
+            parts = parts[len(same) :]
+            self.read_segments(encoded.token_ids, same, memory=memory, document=number, spans=encoded.spans)
             if progress is not None:
-                progress(done, total)
+                progress(same[-1].end, total)
             if stop is not None and stop.is_set():
                 break
         return number
 
-    def _segments(self, token_ids: Tensor, batch_size: int) -> list[tuple[Tensor, int, int]]:
-        """Segments to read as (ids_BT, context tokens to skip, tokens to keep of each row), in order.
+    @torch.no_grad()
+    def read_segments(
+        self,
+        token_ids: Tensor,
+        parts: Sequence[Segment],
+        *,
+        memory: MemoryBank,
+        document: int,
+        spans: Tensor | None = None,
+    ) -> None:
+        """Read segments of one length in one pass, and add what each keeps to a document of the bank.
 
-        With `read_overlap` o, every segment but the first begins o tokens early. Equal segments share a batch.
+        Args:
+            token_ids: [T] of the whole document; spans: [T, 2], their character spans.
         """
-        window, overlap = self.config.window, self.config.read_overlap
-        step = window - overlap
-        pieces = [(token_ids[:window], 0, min(window, len(token_ids)))]
-        for start in range(window, len(token_ids), step):
-            part = token_ids[start - overlap : start + step]
-            pieces.append((part, overlap, len(part) - overlap))
-        batches: list[tuple[Tensor, int, int]] = []
-        waiting: list[tuple[Tensor, int, int]] = []
-        for piece in [*pieces, None]:
-            full = len(waiting) == batch_size
-            if waiting and (piece is None or full or piece[1:] != waiting[0][1:]):
-                batches.append((torch.stack([w[0] for w in waiting]), *waiting[0][1:]))
-                waiting = []
-            if piece is not None:
-                waiting.append(piece)
-        return batches
+        ids_BT = torch.stack([token_ids[part.first : part.end] for part in parts])
+        states = self.backbone(ids_BT.to(self.device))
+        for row, part in enumerate(parts):
+            keys_LGTD, values_LGTD = (
+                torch.stack([states.qkv[b][i][row, :, part.start - part.first :] for b in self.config.memory_layers])
+                for i in (1, 2)
+            )
+            memory.add(document, keys_LGTD, values_LGTD, None if spans is None else spans[part.start : part.end])
 
     def forget(self, memory: MemoryBank, document: int | None = None, *, chunks: Collection[int] = ()) -> None:
         """Remove a document, or some chunks, from a bank."""

@@ -376,9 +376,10 @@ def test_excluded_chunks_are_not_retrieved():
     assert not everything(bank, before=(document, 0)).mask_BHTK.any()
 
 
-def test_before_follows_the_ring():
+def test_before_and_exclude_follow_the_ring():
     bank = a_bank(capacity=4 * S)
     document = read(bank, 6 * S)
+    assert set(everything(bank, exclude={0, 1, 4}).chunks_BHTC[0, 0, 0].tolist()) == {2, 3, 5, -1}
     found = everything(bank, before=(document, 4 * S))
     assert set(found.chunks_BHTC[0, 0, 0].tolist()) == {2, 3, -1}
 
@@ -835,7 +836,7 @@ def test_forging_itself_is_not_what_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["memory.json", "memory.safetensors"])
-@pytest.mark.parametrize("damage", ["missing", "cut", "garbage", "flipped", "folder", "deep"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "garbage", "flipped", "last byte", "folder", "deep"])
 def test_damaged_files_are_refused(tmp_path, name, damage):
     a_full_bank().save(tmp_path / "bank")
     path = tmp_path / "bank" / name
@@ -847,6 +848,8 @@ def test_damaged_files_are_refused(tmp_path, name, damage):
         path.write_bytes(b"\x80\x04\x95" + bytes(range(256)))
     if damage == "flipped":
         path.write_bytes(data[:100] + bytes([data[100] ^ 0x80]) + data[101:])
+    if damage == "last byte":  # of the tensors: a number that looks as good as any
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 0x01]))
     if damage == "folder":
         path.mkdir()
     if damage == "deep":

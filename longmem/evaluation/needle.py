@@ -12,7 +12,9 @@ from random import Random
 import torch
 from tqdm import tqdm
 
+from longmem.documents import segments
 from longmem.errors import LongMemError
+from longmem.evaluation.settings import load_model, memory_settings
 from longmem.memory_bank import MemoryBank
 from longmem.model import LongMemForCausalLM
 from longmem.trace import TraceRecorder
@@ -27,6 +29,7 @@ def measure_needle(
     lengths: list[int],
     facts: int = 40,
     seed: int = 1,
+    read_overlap: int | None = None,
     json_path: Path | None = None,
 ) -> dict:
     """Measure, print a table, and return (and write) recall by length and depth, and where the right chunk was found.
@@ -34,8 +37,9 @@ def measure_needle(
     Args:
         lengths: tokens of text in memory, one haystack each.
         facts: planted in each haystack, evenly spread.
+        read_overlap: 0 or half a window; by default the model's.
     """
-    model = LongMemForCausalLM.from_pretrained(model_path)
+    model = load_model(model_path, read_overlap)
     text_ids = _text(model, documents, max(lengths))
     items, hits = [], defaultdict(list)
     for length in lengths:
@@ -52,7 +56,8 @@ def measure_needle(
     result = {
         "evaluation": "needle",
         "model": {"fingerprint": model.fingerprint},
-        "settings": {"documents": [p.name for p in documents], "lengths": lengths, "facts": facts, "seed": seed},
+        "settings": {"documents": [p.name for p in documents], "lengths": lengths, "facts": facts, "seed": seed}
+        | memory_settings(model),
         "systems": {"longmem": {str(n): _share(i["recalled"] for i in items if i["length"] == n) for n in lengths}},
         "hit_rate": {f"{n} tokens, layer {b}, head {h}": _share(v) for (n, b, h), v in sorted(hits.items())},
         "items": items,
@@ -87,10 +92,8 @@ def _haystack(
         ids += statement + text_ids[int((index + 0.5) * spacing) : int((index + 1) * spacing)]
     bank = model.new_bank(capacity=len(ids) + model.config.chunk_size)
     number = bank.begin_document("haystack")
-    for start in range(0, len(ids), model.config.window):
-        states = model.backbone(torch.tensor([ids[start : start + model.config.window]], device=model.device))
-        keys, values = (torch.stack([states.qkv[b][i][0] for b in model.config.memory_layers]) for i in (1, 2))
-        bank.add(number, keys, values)
+    for part in segments(len(ids), model.config.window, model.config.read_overlap):
+        model.read_segments(torch.tensor(ids), [part], memory=bank, document=number)
     return bank, places
 
 

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from longmem.documents import segments
 from longmem.errors import LongMemError
+from longmem.evaluation.settings import load_model, memory_settings
 from longmem.memory_bank import MemoryBank
 from longmem.model import LongMemForCausalLM
 from longmem.row_memory import Sources
@@ -29,6 +31,7 @@ def measure_perplexity(
     *,
     max_tokens: int | None = None,
     score_every: int = 1,
+    read_overlap: int | None = None,
     json_path: Path | None = None,
 ) -> dict:
     """Measure, print a table, and return (and write) {"systems": {name: {...}}, "items": [...], "settings": {...}}.
@@ -37,26 +40,22 @@ def measure_perplexity(
         documents: .txt, .jsonl or .jsonl.xz files.
         max_tokens: of each document; None for all.
         score_every: score every n-th window only; all are read.
+        read_overlap: 0 or half a window of context before each segment that enters the bank; by default the model's.
     """
-    model = LongMemForCausalLM.from_pretrained(model_path)
+    model = load_model(model_path, read_overlap)
     items = []
     for title, text in read_packs(documents):
-        ids = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:max_tokens]
+        all_ids = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = torch.tensor(all_ids[:max_tokens])
         if len(ids) > model.config.window:
-            items.append(_document(model, title, text, torch.tensor(ids), score_every))
+            items.append(_document(model, title, ids, len(text) / len(all_ids), score_every))
     if not items:
         raise LongMemError(f"documents hold no text longer than one window ({model.config.window} tokens).")
+    settings = {"documents": [p.name for p in documents], "max_tokens": max_tokens, "score_every": score_every}
     result = {
         "evaluation": "perplexity",
         "model": {"fingerprint": model.fingerprint},
-        "settings": {
-            "documents": [path.name for path in documents],
-            "max_tokens": max_tokens,
-            "score_every": score_every,
-            "memory_layers": model.config.memory_layers,
-            "chunk_key": model.config.chunk_key,
-            "read_overlap": model.config.read_overlap,
-        },
+        "settings": settings | memory_settings(model),
         "systems": {name: summarize(items, name) for name in SYSTEMS},
         "items": items,
     }
@@ -66,37 +65,36 @@ def measure_perplexity(
     return result
 
 
-def _document(model: LongMemForCausalLM, title: str, text: str, ids: Tensor, score_every: int) -> dict:
+def _document(
+    model: LongMemForCausalLM, title: str, ids: Tensor, characters_per_token: float, score_every: int
+) -> dict:
     """Sums of negative log-likelihood in nats over the scored tokens of one document."""
     bank = model.new_bank()
+    number = bank.begin_document(title)
     sums, scored = dict.fromkeys(SYSTEMS, 0.0), 0
     window = model.config.window
-    starts = range(0, len(ids) - 1, window)
-    for index, start in enumerate(tqdm(starts, desc=title[:30], leave=False)):
-        inputs, targets = ids[start : start + window], ids[start + 1 : start + window + 1]
-        inputs_BT = inputs[None].to(model.device)
-        losses, states = window_losses(model, inputs_BT, targets.to(model.device), bank, score=index % score_every == 0)
-        for name, loss in losses.items():
-            sums[name] += loss
-        scored += len(targets) if losses else 0
-        if index == 0:
-            number = bank.begin_document(title)
-        keys, values = (torch.stack([states.qkv[b][i][0] for b in model.config.memory_layers]) for i in (1, 2))
-        bank.add(number, keys, values)
-    characters = (
-        len(text) * scored / max(1, len(model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]))
-    )
-    return {"title": title, "tokens": len(ids), "scored": scored, "characters": characters, "nll": sums}
+    waiting = segments(len(ids), window, model.config.read_overlap)
+    for index, start in enumerate(tqdm(range(0, len(ids) - 1, window), desc=title[:30], leave=False)):
+        if index % score_every == 0:
+            inputs, targets = ids[start : start + window], ids[start + 1 : start + window + 1]
+            for name, loss in window_losses(model, inputs.to(model.device), targets.to(model.device), bank).items():
+                sums[name] += loss
+            scored += len(targets)
+        while waiting and waiting[0].end <= start + window:
+            model.read_segments(ids, [waiting.pop(0)], memory=bank, document=number)
+    return {
+        "title": title,
+        "tokens": len(ids),
+        "scored": scored,
+        "characters": characters_per_token * scored,
+        "nll": sums,
+    }
 
 
 @torch.no_grad()
-def window_losses(
-    model: LongMemForCausalLM, inputs_BT: Tensor, targets_T: Tensor, bank: MemoryBank, *, score: bool
-) -> tuple[dict[str, float], object]:
-    """Summed negative log-likelihood of each system over one window, and the backbone's states."""
-    states = model.backbone(inputs_BT)
-    if not score:
-        return {}, states
+def window_losses(model: LongMemForCausalLM, inputs_T: Tensor, targets_T: Tensor, bank: MemoryBank) -> dict[str, float]:
+    """Summed negative log-likelihood of each system over one window, from one pass of the backbone."""
+    states = model.backbone(inputs_T[None])
     sources = Sources(model.config.retrieved_chunks, bank)
     logits = {
         "backbone": model.backbone.logits(states),
@@ -107,7 +105,7 @@ def window_losses(
     return {
         name: nn.functional.cross_entropy(x[0, :size].float(), targets_T, reduction="sum").item()
         for name, x in logits.items()
-    }, states
+    }
 
 
 def summarize(items: list[dict], name: str, *, draws: int = 2000) -> dict:
