@@ -13,6 +13,7 @@ strength is the weight. Document text and names are escaped: Plotly reads a litt
 """
 
 import html
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from app import theme
 MAX_BINS = 320  # cells across the memory: about one per pixel of the panel
 MAX_POINTS = 1_500  # points the scatter draws: the heaviest
 MAX_COLUMNS = 24  # chunks in the heads view: the heaviest
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+SYMBOLS = {"circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "cross": "✚", "x": "✖"}  # and in text
 
 
 def locate(trace: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
@@ -79,13 +80,13 @@ def steps_by_position(trace: pd.DataFrame, chunks: pd.DataFrame) -> Figure:
     points = points.assign(weight=points.weight / points.layer.map(heads)).sort_values("weight", ascending=False)
     n_points = len(points)
     points = points.head(MAX_POINTS)
-    symbol = {layer: SYMBOLS[i % len(SYMBOLS)] for i, layer in enumerate(sorted(trace.layer.unique()))}
+    symbol = dict(zip(sorted(trace.layer.unique()), cycle(SYMBOLS), strict=False))
     figure = Figure(layout=theme.figure_layout(300))
     for document, group in points.groupby("document_id"):
         figure.add_trace(_point_cloud(document, group, symbol, points.weight.max()))
     drawn = "" if n_points <= MAX_POINTS else f" · the {MAX_POINTS:,} heaviest of {n_points:,}"
-    shapes = ", ".join(f"{symbol[layer]} = layer {layer}" for layer in symbol)
-    _title(figure, f"When it looked where{drawn}", f"{shapes}; area = weight")
+    shapes = "  ".join(f"{SYMBOLS[symbol[layer]]} layer {layer}" for layer in symbol)
+    _title(figure, f"When it looked where{drawn}", f"{shapes} · area = weight")
     figure.update_xaxes(title_text="generated token", **_token_ticks(trace))
     figure.update_yaxes(title_text="position in memory (tokens)", rangemode="tozero")
     return figure
@@ -271,7 +272,7 @@ def _title(figure: Figure, title: str, subtitle: str) -> None:
 
 def _scale_note(top: float) -> str:
     """What full colour stands for: every heatmap has its own scale, so it must say which."""
-    return f"full colour = {top:.2f} % of a head's attention; hue = document"
+    return f"full colour = {top:.2f} % of a head's attention"
 
 
 def _token_ticks(frame: pd.DataFrame) -> dict:

@@ -10,7 +10,7 @@ from app.handlers import Studio
 from app.reading import OPENING_PROMPT
 
 FROM_PROMPT, FROM_DOCUMENT = "a prompt", "a place in a loaded document"
-TRY = (OPENING_PROMPT, "Caleb Winnow never made a box with only", "The swallow winters at")
+TRY = (OPENING_PROMPT, "The great bell of St. Orran's is called", "The swallow winters at")  # answered by the sample
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,8 @@ class LongMemConfig(PreTrainedConfig):
                 f"retrieved_tokens is {self.retrieved_tokens}; it must be a multiple of chunk_size "
                 f"({self.chunk_size}), at least one chunk."
             )
+        if self.memory_size < self.chunk_size:
+            raise LongMemError(f"memory_size is {self.memory_size}; it must be at least one chunk ({self.chunk_size}).")
         if self.window < 2 * self.chunk_size or self.window % (2 * self.chunk_size):
             raise LongMemError(
                 f"window is {self.window}; it must be a multiple of {2 * self.chunk_size} (two chunks), because half "

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerFast,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.generation import TemperatureLogitsWarper, TopPLogitsWarper
 from transformers.generation.streamers import BaseStreamer
 
@@ -63,27 +69,54 @@ class _StopWhenSet(StoppingCriteria):
 
 
 class RunningText:
-    """Text of a growing list of tokens, and the character span of each; a cut character belongs to its last token."""
+    """Text of a growing list of tokens, without special tokens.
 
-    def __init__(self, tokenizer, token_ids: list[int]) -> None:
+    pieces: the text that each token adds; a character cut by tokens comes with its last one.
+    spans: the character span of each token; all tokens of a cut character span the whole of it.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, token_ids: list[int]) -> None:
         self.tokenizer, self.ids = tokenizer, []
-        self.text, self.pending = "", []
+        self.text = ""
+        self.pieces: list[str] = []
         self.spans: list[tuple[int, int]] = []
+        self._pending: list[int] = []
+        self._before: list[int] = []
         for token_id in token_ids:
             self.add(token_id)
 
     def add(self, token_id: int) -> str:
         """The text this token adds: empty while a multi-byte character is unfinished."""
-        self.pending.append(token_id)
-        piece = self.tokenizer.decode(self.pending, clean_up_tokenization_spaces=False)
-        if piece.endswith("�") and len(self.pending) < 4:
-            piece = ""
-        else:
-            self.pending = []
         self.ids.append(token_id)
-        self.spans.append((len(self.text), len(self.text) + len(piece)))
+        self._pending.append(token_id)
+        piece, n_finished = self._finished()
+        end = len(self.text) + len(piece)
+        self.pieces.append(piece)
+        self.spans.append((len(self.text), end))
+        for i in range(len(self.spans) - len(self._pending), len(self.spans) - 1):
+            self.spans[i] = (self.spans[i][0], end)
+        if n_finished:
+            self._before, self._pending = self._pending[n_finished - 1 : n_finished], self._pending[n_finished:]
         self.text += piece
         return piece
+
+    def _finished(self) -> tuple[str, int]:
+        """The text of the pending tokens that no later token can change, and how many these are."""
+        piece = self._decode(self._pending)
+        if not piece.endswith("�"):
+            return piece, len(self._pending)
+        if len(self._pending) < 4:
+            return "", 0
+        # A character has four bytes at most: the first of four tokens is not a part of it, but garbage before it.
+        return self._decode(self._pending[:1]), 1
+
+    def _decode(self, ids: list[int]) -> str:
+        """Text of tokens where they stand: some tokenizers drop the space before the first of what they decode."""
+        before, both = (
+            self.tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            for part in (self._before, self._before + ids)
+        )
+        return both[len(before) :]
 
 
 class _Shadow:
@@ -191,10 +224,11 @@ class Generation(BaseStreamer):
 
     def __iter__(self) -> Iterator[GeneratedToken]:
         try:
-            while (item := self._queue.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
+            while isinstance(item := self._queue.get(), GeneratedToken):
                 yield item
+            self._queue.put(item)  # so that iterating again ends too
+            if item is not None:
+                raise item
         finally:
             self.stop.set()
 
@@ -297,8 +331,8 @@ def score(
         context: text before it, which is read but not scored. Without it the first token has nothing to be predicted
             from and is left out.
     """
-    tokenizer = model.tokenizer
-    before_ids = tokenizer(context, add_special_tokens=False)["input_ids"] if context else []
+    tokenizer = model.need_tokenizer()
+    before_ids = tokenizer(context, add_special_tokens=False, verbose=False)["input_ids"] if context else []
     ids = before_ids + tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     first = max(1, len(before_ids))
     if len(ids) <= first:
@@ -315,8 +349,8 @@ def score(
     running = RunningText(tokenizer, ids)
     layers = join_blocks(recorder, len(wanted))
     finder = _PassageFinder(memory, running, model.config.chunk_size)
-    pieces = [running.text[start:end] for start, end in running.spans[first:]]
-    return RetrievalTrace(pieces, wanted, logprobs, logprobs_empty, layers, collect_passages(layers, {}, finder))
+    passages = collect_passages(layers, {}, finder)
+    return RetrievalTrace(running.pieces[first:], wanted, logprobs, logprobs_empty, layers, passages)
 
 
 def _prompt_ids(model: LongMemForCausalLM, prompt: str) -> list[int]:

@@ -26,7 +26,7 @@ from transformers.generation.configuration_utils import GenerationConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import cached_file
 
-from longmem.backbone import Backbone, family_of
+from longmem.backbone import Backbone, Family, family_of
 from longmem.cache import MemoryCache
 from longmem.config import LongMemConfig, choose_device
 from longmem.documents import Document, Segment, segments
@@ -53,6 +53,7 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         causal_lm = backbone if backbone is not None else AutoModelForCausalLM.from_config(config.backbone_config)
         family = family_of(causal_lm.config)
+        _check_window(config.window, family, causal_lm.config)
         decoder = causal_lm.base_model
         # The SideNet copies layers before the backbone hangs its hooks on them.
         self.sidenet = SideNet(config, decoder.get_submodule(family.layers), decoder.get_submodule(family.norm), family)
@@ -195,7 +196,7 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
             head_dim=self.backbone.head_dim,
             fingerprint=self.fingerprint,
             chunk_size=self.config.chunk_size,
-            capacity=capacity or self.config.memory_size,
+            capacity=self.config.memory_size if capacity is None else capacity,
             chunk_key=chunk_key or self.config.chunk_key,
             device=self.device,
             dtype=dtype,
@@ -451,6 +452,14 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
 def _mask_or_none(mask: Tensor | None) -> Tensor | None:
     """A mask that hides nothing is dropped, so that attention may use its fast causal path."""
     return None if mask is None or bool(mask.all()) else mask.long()
+
+
+def _check_window(window: int, family: Family, backbone_config: Any) -> None:
+    """Learned positions end; rotary ones and ALiBi do not."""
+    if family.position == "learned" and window > backbone_config.max_position_embeddings:
+        raise LongMemError(
+            f"window is {window}; this backbone has learned positions for {backbone_config.max_position_embeddings}."
+        )
 
 
 def _default_window(config: Any, chunk_size: int) -> int:

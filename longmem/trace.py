@@ -67,9 +67,15 @@ class TraceRecorder:
     layers: dict[int, list[_Seen]] = field(default_factory=dict)
     keep: int | None = None
     last_logits_V: Tensor | None = None
+    steps: int = 0
+    first_step: dict[int, int] = field(default_factory=dict)
 
     def see_logits(self, logits_BTV: Tensor) -> None:
+        """The end of a call: its positions count as steps, and a layer that spoke for the first time began here."""
         self.last_logits_V = logits_BTV[0, -1]
+        self.steps += logits_BTV.shape[1]
+        for layer, blocks in self.layers.items():
+            self.first_step.setdefault(layer, self.steps - sum(block.gate_HT.shape[1] for block in blocks))
 
     def record(self, layer: int, retrieval: Retrieval, weights_BHTK: Tensor, gate_BHT: Tensor) -> None:
         if gate_BHT.shape[0] != 1:
@@ -172,20 +178,19 @@ class RetrievalTrace:
 def join_blocks(recorder: TraceRecorder, steps: int) -> dict[int, _Seen]:
     """The recorded blocks of each layer as one array over `steps` steps.
 
-    A layer is silent before anything is in memory; those steps come first, and hold nothing.
+    A layer is silent before anything is in memory; those steps come first, and hold nothing. The model may be ahead of
+    `steps`, in another thread: what it has recorded since is left out.
     """
     joined = {}
-    for layer, blocks in recorder.layers.items():
+    for layer, first in list(recorder.first_step.items()):
+        blocks = list(recorder.layers[layer])
         parts = [
             np.concatenate([getattr(b, name) for b in blocks], axis=1)
             for name in ("chunks_HTC", "scores_HTC", "weights_HTC", "gate_HT")
         ]
-        missing = steps - parts[0].shape[1]
         fills = (-1, -np.inf, 0.0, 0.0)
         padded = [
-            np.pad(p, [(0, 0), (missing, 0)] + [(0, 0)] * (p.ndim - 2), constant_values=fill)
-            if missing > 0
-            else p[:, :steps]
+            np.pad(p, [(0, 0), (first, 0)] + [(0, 0)] * (p.ndim - 2), constant_values=fill)[:, :steps]
             for p, fill in zip(parts, fills, strict=True)
         ]
         joined[layer] = _Seen(*padded)

@@ -211,6 +211,7 @@ def train_on_lanes(settings: LaneTraining, model: nn.Module, step: LaneStep) -> 
 def save_bundled(model: LongMemForCausalLM, folder: str | Path) -> None:
     """Write backbone and SideNet together in bf16, under names that need no other folder."""
     model.config.backbone_name_or_path = None
+    model.config.backbone_config._name_or_path = ""
     dtype = model.dtype
     model.to(torch.bfloat16).save_pretrained(folder)
     model.to(dtype)

@@ -80,7 +80,7 @@ class LaneDocuments:
     def _facts(self, rng: Random, length: int) -> list[tuple[int, Piece]]:
         """(place in the text, piece): a statement, and its question further away than the window but within memory."""
         placed = []
-        reach = (self.mixture.memory_segments - 2) * self.length
+        reach = max(1, self.mixture.memory_segments - 2) * self.length
         for _ in range(int(length / self.length * self.mixture.facts_per_segment)):
             fact = make_fact(rng)
             ids = self.tokenizer(f"\n\n{fact.statement}\n\n")["input_ids"]

@@ -91,8 +91,10 @@ class Run:
         return (time.monotonic() - self.last_checkpoint) / 60 >= self.checkpoint_minutes
 
     def save(self) -> Path:
-        """Write a checkpoint beside the old one, rename it, then delete the old one."""
+        """Write a checkpoint beside the old one, rename it, then delete the old one; what is there is not rewritten."""
         whole = self.folder / f"checkpoint-{self.step:08d}"
+        if whole in self._checkpoints():
+            return whole
         part = self.folder / "checkpoint.part"
         if self.accelerator.is_main_process:
             shutil.rmtree(part, ignore_errors=True)
@@ -101,7 +103,6 @@ class Run:
         if self.accelerator.is_main_process:
             state = {"step": self.step, "tokens": self.tokens, "minutes": self.minutes}
             (part / "run.json").write_text(json.dumps(state))
-            shutil.rmtree(whole, ignore_errors=True)
             part.rename(whole)
             for old in self._checkpoints():
                 if old != whole:
@@ -118,7 +119,18 @@ class Run:
         self.accelerator.load_state(str(found[-1]))
         state = json.loads((found[-1] / "run.json").read_text())
         self.step, self.tokens, self.minutes_before = state["step"], state["tokens"], state["minutes"]
+        if self.accelerator.is_main_process:
+            self._forget_metrics()
         return True
+
+    def _forget_metrics(self) -> None:
+        """Drop the lines of steps that a kill has undone and that will be logged again, and a line cut by it."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step]
+        if len(kept) < len(lines):
+            path.with_suffix(".part").write_text("".join(kept))
+            path.with_suffix(".part").replace(path)
 
     def _checkpoints(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("checkpoint-*") if (p / "run.json").exists())
