@@ -18,7 +18,7 @@ from longmem.model import LongMemForCausalLM
 
 SAMPLES = Path(__file__).parent.parent / "assets" / "samples"
 OPENING_SAMPLE = "the-keeper.txt"
-OPENING_PROMPT = "The lock of the green chest opens to"
+OPENING_PROMPT = "The secret number of Maren Holt is"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Results go to standard output, progress and errors to standard error. Exit code 
 """
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from longmem.model import LongMemForCausalLM
 
 BUNDLED = Path(__file__).parent.parent / "assets" / "model"
+DEVICES = ("auto", "cpu", "cuda", "mps")
+# How torch words the end of memory on a GPU, on a CPU and on an Apple GPU: there is no exception common to them.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+DEVICE_ERRORS = ("cuda error", "cuda driver", "mps backend", "accelerator")
 
 app = typer.Typer(help="See how a language model uses a long-term memory.", no_args_is_help=True, add_completion=False)
 train_app = typer.Typer(help="Train a backbone or a SideNet.", no_args_is_help=True)
@@ -45,37 +50,54 @@ def command(group: typer.Typer, name: str) -> Callable:
         def run(*args: object, **kwargs: object) -> None:
             try:
                 function(*args, **kwargs)
-            except (LongMemError, OSError) as error:
-                _fail(str(error))
-            except RuntimeError as error:
-                if "out of memory" not in str(error).lower():
+            except (LongMemError, OSError, MemoryError, RuntimeError) as error:
+                sentence = _sentence(error)
+                if sentence is None:
                     raise
-                _fail(
-                    f"The device is out of memory; use --device cpu or a smaller bank. ({str(error).splitlines()[0]})"
-                )
+                print(sentence, file=sys.stderr)
+                raise typer.Exit(2) from error
 
         return group.command(name)(run)
 
     return register
 
 
-def _fail(message: str) -> None:
-    print(message, file=sys.stderr)
-    raise typer.Exit(2)
+def _sentence(error: Exception) -> str | None:
+    """One line for a person; None where the program itself is wrong and a traceback is due."""
+    if isinstance(error, (LongMemError, OSError)):
+        return " ".join(str(error).split())
+    said = str(error).strip().lower()
+    reason = f" ({str(error).strip().splitlines()[0]})" if said else ""
+    if isinstance(error, MemoryError) or any(words in said for words in OUT_OF_MEMORY):
+        return f"The device is out of memory; use --device cpu or a smaller bank.{reason}"
+    if any(words in said for words in DEVICE_ERRORS):
+        return f"The device failed; use --device cpu.{reason}"
+    return None
 
 
 def _load(model: str, device: str) -> "LongMemForCausalLM":
-    """Load a model without a word on standard output."""
+    """Load a model without a word on standard output. Errors: LongMemError where there is none to load."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     from longmem.model import LongMemForCausalLM
+
+    if device.split(":")[0] not in DEVICES:
+        raise LongMemError(f"--device is {device!r}; it must be auto, cpu, cuda, cuda:N or mps.")
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if model == str(BUNDLED) and not (BUNDLED / "config.json").exists():
         raise LongMemError(f"The bundled model is not in {BUNDLED}; name another one with --model.")
-    return LongMemForCausalLM.from_pretrained(model, device=device)
+    try:
+        return LongMemForCausalLM.from_pretrained(model, device=device)
+    except LongMemError:
+        raise
+    except (ValueError, SafetensorError) as error:
+        # What transformers and safetensors raise for a model of another kind and for damaged weights.
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise LongMemError(f"--model is {model!r}; no LongMem model can be loaded from it ({reason}).") from error
 
 
 def _remember(model: "LongMemForCausalLM", documents: list[Path], memory: "MemoryBank") -> None:
@@ -138,7 +160,7 @@ def info(
 def read(
     documents: Annotated[list[Path], typer.Argument(help="txt, md, html, pdf, epub or docx files.")],
     output: Annotated[Path, typer.Option("--output", help="Folder to save the memory bank to.")],
-    capacity: Annotated[int | None, typer.Option(help="Tokens the bank holds; default: the model's.")] = None,
+    capacity: Annotated[int | None, typer.Option(min=1, help="Tokens the bank holds; default: the model's.")] = None,
     model: Model = str(BUNDLED),
     device: Device = "auto",
 ) -> None:
@@ -156,7 +178,7 @@ def generate(
     documents: Documents = [],  # noqa: B006 - typer wants the empty list itself
     memory: Annotated[Path | None, typer.Option("--memory", help="A saved memory bank to start from.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 64,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=-(2**63), max=2**63 - 1, help="Seed of the sampling noise.")] = 0,
     temperature: Annotated[float, typer.Option(help="Above 0; smaller is bolder.")] = 0.8,
     top_p: Annotated[float, typer.Option(help="Above 0, at most 1.")] = 0.95,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the most probable token.")] = False,
@@ -172,6 +194,9 @@ def generate(
 
     if trace_ranks is not None and trace_ranks < 0:
         raise LongMemError(f"--trace-ranks is {trace_ranks}; it must be 0 or more.")
+    if not as_json:
+        # A console of few characters (cp1252, ascii) shows a question mark instead of ending the run.
+        sys.stdout.reconfigure(errors="replace")
     loaded = _load(model, device)
     bank = loaded.new_bank()
     if memory is not None:
@@ -183,12 +208,13 @@ def generate(
         if not as_json:
             print(token.text, end="", flush=True)
     if as_json:
-        print(json.dumps(_generation_object(generation, bank, trace_ranks)))
+        print(json.dumps(_generation_object(generation, bank, trace_ranks), allow_nan=False))
     else:
         print(_passages_table(generation))
 
 
 def _generation_object(generation: "Generation", memory: "MemoryBank", trace_ranks: int | None) -> dict:
+    """What `--json` prints; numbers that JSON does not know (NaN, infinity) become null."""
     trace = generation.trace
     frame = trace.to_frame()
     if trace_ranks is not None:
@@ -197,7 +223,7 @@ def _generation_object(generation: "Generation", memory: "MemoryBank", trace_ran
         "text": generation.text,
         "tokens": trace.tokens,
         "memory": _memory_summary(memory),
-        "effect": trace.effects,
+        "effect": [effect if math.isfinite(effect) else None for effect in trace.effects],
         "trace": json.loads(frame.to_json(orient="records")),
     }
 
@@ -273,7 +299,8 @@ def perplexity(
 def needle(
     documents: Data,
     lengths: Annotated[str, typer.Option(help="Tokens in memory, separated by commas.")] = "2048,8192,32768,65536",
-    facts: Annotated[int, typer.Option(min=1, help="Facts planted in each length.")] = 40,
+    facts: Annotated[int, typer.Option(min=1, help="Facts asked for at each length.")] = 48,
+    same_form: Annotated[int, typer.Option(min=1, help="Facts of one template in a haystack; 1: none alike.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of names and values.")] = 1,
     read_overlap: Overlap = None,
     model: Model = str(BUNDLED),
@@ -286,7 +313,7 @@ def needle(
         wanted = [int(n) for n in lengths.split(",")]
     except ValueError:
         raise LongMemError(f"--lengths is {lengths!r}; it must be whole numbers separated by commas.") from None
-    options = {"lengths": wanted, "facts": facts, "seed": seed, "read_overlap": read_overlap}
+    options = {"lengths": wanted, "facts": facts, "same_form": same_form, "seed": seed, "read_overlap": read_overlap}
     measure_needle(model, documents, json_path=json_file, **options)
 
 

@@ -107,8 +107,10 @@ class RunningText:
             return piece, len(self._pending)
         if len(self._pending) < 4:
             return "", 0
-        # A character has four bytes at most: the first of four tokens is not a part of it, but garbage before it.
-        return self._decode(self._pending[:1]), 1
+        # A character has four bytes at most: the first of four tokens belongs to none that is still unfinished.
+        cuts = range(1, len(self._pending) + 1)
+        first = next(n for n in cuts if self._decode(self._pending[:n]) + self._decode(self._pending[n:]) == piece)
+        return self._decode(self._pending[:first]), first
 
     def _decode(self, ids: list[int]) -> str:
         """Text of tokens where they stand: some tokenizers drop the space before the first of what they decode."""

@@ -1,6 +1,8 @@
 """Imports go one way, and some libraries are used in one place only."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,8 +74,29 @@ def test_charts_know_neither_torch_nor_the_model():
 
 
 def test_public_names_are_sorted_and_there():
-    assert longmem.__all__ == sorted(longmem.__all__)
-    assert all(hasattr(longmem, name) for name in longmem.__all__)
+    names = (
+        "Chunk Demonstration DemonstrationSet Document EncodedDocument Generation LongMemConfig LongMemError "
+        "LongMemForCausalLM MemoryBank Retrieval RetrievalTrace Template choose_device continuation_point "
+        "read_demonstrations score stream to_document"
+    ).split()
+    assert longmem.__all__ == sorted(longmem.__all__) == names
+    assert all(hasattr(longmem, name) for name in names)
+
+
+@pytest.mark.parametrize("folder", ["longmem", "app"])
+def test_imports_are_absolute_so_that_the_rules_here_see_them(folder):
+    for path in sources(folder):
+        nodes = ast.walk(ast.parse(path.read_text()))
+        assert not [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level], path
+
+
+def test_training_starts_where_neither_the_application_nor_faiss_is_installed():
+    code = """if True:
+        import sys
+        sys.modules |= dict.fromkeys(["faiss", "gradio", "plotly", "typer", "app"])  # None: cannot be imported
+        import longmem.training.adapt, longmem.training.memorize, longmem.training.pretrain
+    """
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_the_top_level_holds_what_it_should():

@@ -16,7 +16,7 @@ from transformers import (
     SmolLM3Config,
 )
 
-from longmem.backbone import Backbone, family_of
+from longmem.backbone import Backbone, attention_scaling, family_of
 from longmem.config import LongMemConfig
 from longmem.errors import LongMemError, MemoryLayerError, RetrievalSizeError, UnknownFamilyError
 from longmem.model import LongMemForCausalLM
@@ -96,6 +96,40 @@ def test_keys_and_values_are_those_of_the_cache_where_nothing_is_rotated(family)
             assert not torch.allclose(k_BGTD, cache.layers[layer].keys)
 
 
+def test_hidden_states_are_those_of_the_plain_model_and_the_last_is_before_the_norm(family):
+    plain = make(family)
+    ids = torch.randint(2, 128, (2, 20))
+    with torch.no_grad():
+        expected = plain(ids, output_hidden_states=True).hidden_states
+        backbone = Backbone(plain, [1, 3])
+        hidden = backbone(ids).hidden
+    for layer in range(4):
+        torch.testing.assert_close(hidden[layer], expected[layer])
+    torch.testing.assert_close(backbone.norm(hidden[4]), expected[4])
+
+
+def test_keys_have_the_heads_that_the_family_stores(family):
+    backbone = Backbone(make(family), [1])
+    q_BHTD, k_BGTD, v_BGTD = backbone(torch.randint(2, 128, (1, 5))).qkv[1]
+    grouped = family not in ("gpt2", "gpt_neox", "bloom")
+    assert backbone.kv_heads == k_BGTD.shape[1] == v_BGTD.shape[1] == (2 if grouped else 4)
+    assert q_BHTD.shape[1] == backbone.query_heads == 4
+    assert q_BHTD.shape[3] == k_BGTD.shape[3] == backbone.head_dim
+
+
+def test_queries_and_keys_give_the_attention_of_a_layer_without_positions():
+    """The split into heads is the model's own: what is computed from q and k is what the layer computes."""
+    plain = make("smollm3")
+    plain.set_attn_implementation("eager")
+    ids = torch.randint(2, 128, (1, 12))
+    with torch.no_grad():
+        expected = plain(ids, output_attentions=True).attentions[1]
+        q_BHTD, k_BGTD, _ = Backbone(plain, [1])(ids).qkv[1]
+    scores = q_BHTD @ k_BGTD.repeat_interleave(2, dim=1).mT * attention_scaling(plain.model.layers[1].self_attn)
+    hidden = torch.ones(12, 12, dtype=torch.bool).triu(1)
+    torch.testing.assert_close(scores.masked_fill(hidden, -torch.inf).softmax(-1), expected)
+
+
 def test_the_backbone_is_frozen_and_in_eval_mode_always(family):
     model = make_longmem(family)
     model.train()
@@ -116,6 +150,73 @@ def test_cached_uncached_and_token_by_token_agree_over_three_windows(family):
             start = cache.seen
             parts.append(model(ids[:, start : start + size], past_key_values=cache, use_cache=True).logits)
     torch.testing.assert_close(torch.cat(parts, dim=1), at_once, atol=1e-4, rtol=0)
+
+
+def test_padding_on_the_left_changes_nothing_in_the_first_window_and_stays_finite_after_it(family):
+    model = make_longmem(family)
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.stack([2 + torch.randperm(126, generator=generator)[:90] for _ in range(2)])
+    mask = torch.ones_like(ids)
+    mask[1, :18] = 0  # more than the half that leaves the window first, and no whole number of chunks
+    with torch.no_grad():
+        together = model(ids, attention_mask=mask).logits
+        alone, first = model(ids[1:, 18:32]).logits, model(ids[:1]).logits
+    torch.testing.assert_close(together[1:, 18:32], alone, atol=1e-4, rtol=0)
+    torch.testing.assert_close(together[:1], first, atol=1e-4, rtol=0)
+    assert torch.isfinite(together[1, 18:]).all()
+
+
+def test_what_leaves_the_window_is_remembered_with_its_own_keys_and_values(family):
+    model = make_longmem(family)
+    ids = torch.randint(2, 128, (2, 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        cache = model(ids, use_cache=True).past_key_values
+        first = model.backbone(ids[:, :32])
+    assert cache.overflow.n_tokens == 16
+    for layer in (1, 3):
+        _, k_BGTD, v_BGTD = first.qkv[layer]
+        torch.testing.assert_close(cache.overflow.keys[layer], k_BGTD[:, :, :16], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(cache.overflow.values[layer], v_BGTD[:, :, :16], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family_name", ["smollm3", "llama", "qwen2", "qwen3", "mistral", "gpt_neox"])
+def test_kept_tokens_keep_their_states_and_positions_go_on_counting(family_name):
+    """The sliding window written as a mask over the whole text, in the plain model at once."""
+    model = make_longmem(family_name, initialization="zero")
+    ids = torch.randint(2, 128, (1, 80), generator=torch.Generator().manual_seed(1))
+    place = torch.arange(80)
+    # The window is full at 32; from then on, half of it leaves with every 16 tokens.
+    first_seen = (place // 16 - 1).clamp(min=0) * 16
+    seen = (place[None] <= place[:, None]) & (place[None] >= first_seen[:, None])
+    bias = torch.zeros(80, 80).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
+    with torch.no_grad():
+        expected = make(family_name)(ids, attention_mask=bias, position_ids=place[None]).logits
+        torch.testing.assert_close(model(ids).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family_name", ["mistral", "qwen2", "qwen3"])
+def test_a_backbone_with_a_sliding_window_of_its_own_keeps_it(family_name):
+    options = {} if family_name == "mistral" else {"use_sliding_window": True, "max_window_layers": 0}
+    settings = CONFIGS[family_name].to_dict() | {"sliding_window": 8, "layer_types": None} | options
+    config = type(CONFIGS[family_name])(**settings)
+    torch.manual_seed(0)
+    plain = AutoModelForCausalLM.from_config(config).eval()
+    ids = 2 + torch.randperm(126, generator=torch.Generator().manual_seed(1))[None, :70]
+    with torch.no_grad():
+        expected, wide = plain(ids[:, :32]).logits, make(family_name)(ids[:, :32]).logits
+        model = LongMemForCausalLM.from_backbone(
+            plain, memory_layers=[1, 3], window=32, retrieved_tokens=16, initialization="zero"
+        ).eval()
+        at_once, cache = model(ids).logits, model.new_cache()
+        steps = [model(ids[:, t : t + 1], past_key_values=cache, use_cache=True).logits for t in range(70)]
+    assert not torch.allclose(expected, wide, atol=1e-3)
+    torch.testing.assert_close(at_once[:, :32], expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.cat(steps, dim=1), at_once, atol=1e-4, rtol=0)
+
+
+def test_a_window_beyond_learned_positions_is_refused():
+    with pytest.raises(LongMemError, match="window is 128"):
+        make_longmem("gpt2", window=128)
 
 
 def test_greedy_generation_is_the_argmax_of_one_call(family):

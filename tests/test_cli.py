@@ -1,6 +1,8 @@
 """The command line as people and scripts use it."""
 
 import json
+import math
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from longmem.__main__ import app
+from longmem.model import LongMemForCausalLM
+from longmem.trace import RetrievalTrace
 
 STORY = "The keeper wrote the name of every ship in a ledger. In the morning the ship returned. " * 12
 
@@ -29,14 +33,23 @@ def generate(folder, *arguments: object) -> dict:
     given = ["generate", "--model", folder / "model", "--prompt", "The ship", "--max-new-tokens", 6, "--json"]
     result = invoke(*given, *arguments)
     assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+    return parse(result.stdout)
+
+
+def parse(text: str) -> dict:
+    """JSON as the standard has it: NaN and Infinity, which Python would read, are errors."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
 
 
 def test_generate_prints_one_json_object_and_nothing_else_on_standard_output(folder):
     command = [sys.executable, "-m", "longmem", "generate", "--model", folder / "model", "--json", "--greedy"]
     options = ["--document", folder / "story.txt", "--prompt", "The ship", "--max-new-tokens", "6"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
+    found = parse(done.stdout)
     assert list(found) == ["text", "tokens", "memory", "effect", "trace"]
     assert "".join(found["tokens"]) == found["text"]
     assert len(found["effect"]) == len(found["tokens"]) == 6
@@ -51,6 +64,12 @@ def test_trace_ranks_limits_what_is_printed(folder):
     trace = generate(folder, "--document", folder / "story.txt", "--trace-ranks", 2)["trace"]
     assert {row["rank"] for row in trace} == {0, 1}
     assert len(trace) == 6 * 2 * 4 * 2
+
+
+def test_a_number_that_json_does_not_know_becomes_null(folder, monkeypatch):
+    effects = [0.5, math.nan, math.inf, -math.inf, 0.0, 1.0]
+    monkeypatch.setattr(RetrievalTrace, "effects", property(lambda trace: effects))
+    assert generate(folder)["effect"] == [0.5, None, None, None, 0.0, 1.0]
 
 
 def test_no_memory_retrieves_nothing(folder):
@@ -75,6 +94,15 @@ def test_the_readable_form_names_the_passages(folder):
     assert "story.txt, character" in result.stdout
 
 
+def test_a_console_of_few_characters_does_not_end_the_run(folder):
+    (folder / "cafe.txt").write_text("Élodie smiled: the café was closed — “again”. " * 20, encoding="utf-8")
+    options = ["--model", folder / "model", "--document", folder / "cafe.txt", "--max-new-tokens", 24]
+    arguments = ["generate", "--prompt", "The ship", *options]
+    result = CliRunner(charset="ascii").invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    assert "cafe.txt, character" in result.stdout
+
+
 @pytest.mark.parametrize("file", ["broken.pdf", "absent.txt", "story.exe"])
 def test_a_file_that_cannot_be_read_gives_one_line_and_exit_code_2(folder, file):
     (folder / "story.exe").write_bytes(b"MZ")
@@ -92,12 +120,63 @@ def test_a_file_that_cannot_be_read_gives_one_line_and_exit_code_2(folder, file)
         (["--max-new-tokens", "0"], "max_new_tokens is 0"),
         (["--trace-ranks", "-1"], "--trace-ranks is -1"),
         (["--device", "abacus"], "device is 'abacus'"),
+        (["--device", "meta"], "device is 'meta'"),
+        (["--seed", 2**70], "--seed"),
     ],
 )
 def test_a_wrong_option_is_named(folder, options, said):
     result = invoke("generate", "--model", folder / "model", "--prompt", "x", *options)
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+def test_a_bank_of_no_tokens_is_refused(folder):
+    options = ["--output", folder / "none", "--model", folder / "model", "--capacity", 0]
+    result = invoke("read", folder / "story.txt", *options)
+    assert result.exit_code == 2
+    assert "--capacity" in result.stderr
+    assert not (folder / "none").exists()
+
+
+def test_a_backbone_without_a_sidenet_and_damaged_weights_are_named(folder, tiny_model):
+    tiny_model.backbone.causal_lm.save_pretrained(folder / "plain")
+    shutil.copytree(folder / "model", folder / "damaged")
+    (folder / "damaged" / "model.safetensors").write_bytes(b"\x00" * 64)
+    for name in ("plain", "damaged"):
+        result = invoke("info", "--model", folder / name, "--device", "cpu")
+        assert result.exit_code == 2, result.output
+        assert result.stderr.startswith(f"--model is '{folder / name}'")
+        assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 99 bytes"), "out of memory"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("CUDA error: device-side assert triggered\nCompile with"), "The device failed"),
+    ],
+)
+def test_trouble_with_the_device_is_one_line(folder, monkeypatch, error, said):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(LongMemForCausalLM, "from_pretrained", fail)
+    result = invoke("info", "--model", folder / "model")
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_mistake_of_the_program_keeps_its_traceback(folder, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(LongMemForCausalLM, "from_pretrained", fail)
+    result = invoke("info", "--model", folder / "model")
+    assert result.exit_code == 1
+    assert "shapes do not match" in str(result.exception)
 
 
 def test_info_says_what_runs_where_and_why(folder):

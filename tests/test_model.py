@@ -1,8 +1,11 @@
 """The model as a whole: memory, window, cache, rows, threads, files."""
 
+import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -24,10 +27,13 @@ def fill(model: LongMemForCausalLM, text: str = STORY, **options: object) -> Mem
     return bank
 
 
-def contents(bank: MemoryBank) -> list[Tensor]:
-    """Everything a search could see."""
-    retrieval = bank.search(1, torch.ones(1, 4, 1, 8), n_chunks=bank.n_chunks)
-    return [retrieval.keys_BHTKD, retrieval.values_BHTKD, retrieval.chunks_BHTC]
+def contents(bank: MemoryBank, folder: Path) -> str:
+    """A hash of all that a bank would save."""
+    bank.save(folder)
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def ids_of(model: LongMemForCausalLM, length: int, rows: int = 1, seed: int = 0) -> Tensor:
@@ -73,12 +79,127 @@ def test_both_gates_begin_equal():
     assert torch.equal(*logits)
 
 
-def test_forward_never_writes_a_bank(tiny_model, bank):
-    before = contents(bank)
+def test_forward_never_writes_a_bank(tiny_model, bank, tmp_path):
+    before = contents(bank, tmp_path / "before")
     tiny_model(ids_of(tiny_model, 100), memory=bank, use_cache=True)
     tiny_model.generate(ids_of(tiny_model, 5), memory=bank, max_new_tokens=40, do_sample=False)
-    for old, new in zip(before, contents(bank), strict=True):
-        assert torch.equal(old, new)
+    assert contents(bank, tmp_path / "after") == before
+    tiny_model.remember(Document.from_text("more", "The sea."), memory=bank)
+    assert contents(bank, tmp_path / "more") != before
+
+
+def test_a_bank_that_may_not_be_searched_is_as_good_as_empty(tiny_model, bank):
+    ids = ids_of(tiny_model, 32)
+    without = tiny_model(ids).logits
+    assert torch.equal(tiny_model(ids, memory=bank, before=(0, 0)).logits, without)
+    assert torch.equal(tiny_model(ids, memory=bank, exclude=[c.id for c in bank.chunks()]).logits, without)
+    bank.clear()
+    assert torch.equal(tiny_model(ids, memory=bank).logits, without)
+
+
+def test_padding_never_enters_the_memory_of_a_row(tiny_model):
+    """Nine columns of padding: two chunks of it alone, and one that it shares with the first three tokens."""
+    mask = torch.ones(1, 97).long()
+    mask[:, :9] = 0
+    recorder, cache = TraceRecorder(), tiny_model.new_cache()
+    options = {"past_key_values": cache, "use_cache": True, "recorder": recorder}
+    tiny_model(ids_of(tiny_model, 97), attention_mask=mask, **options)
+    found = set(np.concatenate([b.chunks_HTC.ravel() for b in recorder.layers[1]]).tolist())
+    assert {-2, -3}.isdisjoint(found)
+    assert -4 in found
+    assert cache.overflow.valid_BN[0, :12].tolist() == [False] * 9 + [True] * 3
+
+
+def test_a_bank_holds_the_tokens_of_its_documents_and_no_others(tiny_model):
+    bank, total = tiny_model.new_bank(dtype=torch.float32), 0
+    for name, text in [("short", "The ship."), ("long", STORY)]:
+        document = Document.from_text(name, text)
+        total += len(document.encode(tiny_model.tokenizer).token_ids)
+        tiny_model.remember(document, memory=bank)
+        assert bank.n_tokens == total
+    for chunk in bank.chunks():
+        assert bank.documents[chunk.document].text[chunk.start : chunk.stop]
+
+
+def test_a_document_is_read_without_what_came_before_it(tiny_model):
+    """The backbone's cache is cut between documents: the same text gives the same keys after any other."""
+    bank = fill(tiny_model)
+    alone = fill(tiny_model, "The ship returned.")
+    tiny_model.remember(Document.from_text("second", "The ship returned."), memory=bank)
+    q_BHTD = torch.ones(1, 4, 1, 8)
+    hidden = [chunk.id for chunk in bank.chunks() if chunk.document == 0]
+    found = bank.search(3, q_BHTD, n_chunks=alone.n_chunks, exclude=hidden)
+    assert torch.equal(found.keys_BHTKD, alone.search(3, q_BHTD, n_chunks=alone.n_chunks).keys_BHTKD)
+
+
+def test_generating_without_a_cache_gives_the_same_text(tiny_model, bank):
+    ids = ids_of(tiny_model, 20)
+    options = {"max_new_tokens": 30, "min_new_tokens": 30, "do_sample": False, "memory": bank}
+    cached = tiny_model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+    uncached = tiny_model.generate(ids, attention_mask=torch.ones_like(ids), use_cache=False, **options)
+    assert torch.equal(cached, uncached)
+
+
+def test_sampling_several_texts_at_once_follows_the_seed(tiny_model, bank):
+    ids, texts = ids_of(tiny_model, 20), []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        options = {"max_new_tokens": 20, "min_new_tokens": 20, "do_sample": True, "num_return_sequences": 2}
+        texts.append(tiny_model.generate(ids, attention_mask=torch.ones_like(ids), memory=bank, **options))
+    assert torch.equal(texts[0], texts[1])
+    assert not torch.equal(texts[1], texts[2])
+    assert not torch.equal(*texts[0])
+
+
+def test_a_cache_goes_on_where_another_call_ended(tiny_model, bank):
+    ids = ids_of(tiny_model, 20)
+    options = {"max_new_tokens": 20, "min_new_tokens": 20, "do_sample": False, "memory": bank}
+    whole = tiny_model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+    cache = tiny_model.new_cache()
+    tiny_model(ids[:, :19], past_key_values=cache, use_cache=True, memory=bank)
+    mask = torch.ones_like(ids)
+    assert torch.equal(tiny_model.generate(ids, attention_mask=mask, past_key_values=cache, **options), whole)
+
+
+@pytest.mark.parametrize("order", [[1, 0], [0, 0, 1], [1]])
+def test_a_reordered_cache_goes_on_as_its_rows_would(tiny_model, order):
+    """All that is of a row moves with it: window, positions, and what has left the window."""
+    ids = torch.cat([ids_of(tiny_model, 60, seed=1), ids_of(tiny_model, 60, seed=2)])
+    mask = torch.ones_like(ids)
+    mask[1, :5] = 0
+    expected = tiny_model(ids, attention_mask=mask).logits[order, 50:]
+    cache = tiny_model.new_cache()
+    tiny_model(ids[:, :50], attention_mask=mask[:, :50], past_key_values=cache, use_cache=True)
+    cache.reorder_cache(torch.tensor(order))
+    found = tiny_model(ids[order, 50:], attention_mask=mask[order], past_key_values=cache, use_cache=True).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_the_sidenet_learns_in_train_mode_and_the_backbone_stays_in_eval(tiny_tokenizer):
+    model = LongMemForCausalLM.from_backbone(tiny_smollm3(), memory_layers=[1], window=32, retrieved_tokens=16)
+    model.train()
+    assert model.sidenet.training
+    assert not model.backbone.training
+    assert not model.backbone.causal_lm.training
+
+
+def test_a_capacity_of_nothing_is_refused(tiny_model):
+    with pytest.raises(LongMemError, match="capacity is 0"):
+        tiny_model.new_bank(capacity=0)
+
+
+def test_reading_without_a_tokenizer_says_what_is_missing():
+    model = LongMemForCausalLM.from_backbone(tiny_smollm3(), memory_layers=[1], window=32, retrieved_tokens=16)
+    with pytest.raises(LongMemError, match="tokenizer is None"):
+        model.remember(Document.from_text("story", STORY), memory=model.new_bank())
+
+
+def test_forgetting_takes_a_document_or_chunks_out(tiny_model, bank):
+    chunks = [chunk.id for chunk in bank.chunks()]
+    tiny_model.forget(bank, chunks=chunks[:2])
+    assert [chunk.id for chunk in bank.chunks()] == chunks[2:]
+    tiny_model.forget(bank, 0)
+    assert bank.is_empty
 
 
 def test_cached_uncached_and_beam_agree_with_a_bank_and_a_sliding_window(tiny_model, bank):
@@ -95,9 +216,6 @@ def test_beams_score_their_text_as_one_call_does(tiny_model, bank):
     ids = ids_of(tiny_model, 10)
     options = {"max_new_tokens": 70, "min_new_tokens": 70, "num_beams": 3, "do_sample": False, "length_penalty": 0.0}
     out = tiny_model.generate(ids, memory=bank, output_scores=True, return_dict_in_generate=True, **options)
-    with torch.no_grad():
-        logprobs = tiny_model(out.sequences, memory=bank).logits[0, 9:-1].float()
-    logprobs[:, 0] = -torch.inf
     # The end token is taken out after the logarithm, as generation does it.
     full = tiny_model(out.sequences, memory=bank).logits[0, 9:-1].float().log_softmax(-1)
     total = full.gather(1, out.sequences[0, 10:, None]).sum()
@@ -227,6 +345,8 @@ def test_a_sidenet_saved_alone_finds_its_backbone_and_refuses_another(tiny_token
     )
     model.save_pretrained(tmp_path / "sidenet", with_backbone=False)
     loaded = LongMemForCausalLM.from_pretrained(tmp_path / "sidenet", device="cpu")
+    assert not any(p.requires_grad for p in loaded.backbone.parameters())
+    assert not loaded.training
     ids = ids_of(model, 40)
     torch.testing.assert_close(loaded(ids).logits, model.eval()(ids).logits)
     other = tiny_smollm3(len(tiny_tokenizer))

@@ -1,14 +1,18 @@
 """Training data, and runs that survive being cut off."""
 
 import json
+import shutil
+from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from longmem.errors import TrainingDataError
 from longmem.model import LongMemForCausalLM
+from longmem.row_memory import RowMemory
 from longmem.training.adapt import LaneStep, SideNetTraining, adapt
 from longmem.training.data import read_packs, tokenize_packs, train_tokenizer
 from longmem.training.facts import HELD_OUT_TEMPLATES, TRAINING_TEMPLATES, make_fact, make_name
@@ -127,6 +131,41 @@ def test_questions_come_after_the_window_has_passed(corpus, tokenizer):
     assert checked > 5
 
 
+def test_memory_for_little_more_than_a_window_still_asks_after_the_window(corpus, tokenizer):
+    documents = lanes_of(corpus, tokenizer, segments=20, memory_segments=1, demonstrations=0.0).documents
+    for place, piece in (placed := documents._facts(Random(1), 64 * 20)):
+        if piece.asked_from is not None:
+            stated = [p for p, other in placed if other.ids == piece.ids and other.asked_from is None]
+            assert place - stated[0] == 64
+
+
+def test_lanes_are_the_same_for_a_seed_and_unlike_each_other(corpus, tokenizer):
+    first, again = (next(iter(lanes_of(corpus, tokenizer))) for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["input_ids"][0], first["input_ids"][1])
+    assert first["input_ids"].shape == first["labels"].shape == first["asked"].shape == (3, 64)
+
+
+def test_the_memory_of_a_lane_is_emptied_when_its_document_ends_and_of_no_other_lane(corpus, tokenizer, tiny_model):
+    """What a lane retrieves is its own document's past: two lanes read as each would read alone."""
+    step = LaneStep(tiny_model, asked_weight=1.0)
+    generator = torch.Generator().manual_seed(0)
+    segments = torch.randint(2, 300, (5, 2, 33), generator=generator)
+    starts = torch.tensor([[True, True], [False, False], [False, True], [False, False], [False, False]])
+
+    def losses(lanes: list[int], begin: int) -> list[float]:
+        memory, found = RowMemory([1, 3], capacity=64, chunk_size=4), []
+        for ids, start in zip(segments[begin:, lanes], starts[begin:, lanes], strict=True):
+            memory.forget_rows(start)
+            batch = {"input_ids": ids[:, :-1], "labels": ids[:, 1:], "asked": torch.zeros_like(ids[:, 1:]).bool()}
+            found.append(step(batch, memory, True)[0].item())
+        return found
+
+    together, first, second = losses([0, 1], 0), losses([0], 0), losses([1], 0)
+    assert together == pytest.approx([(a + b) / 2 for a, b in zip(first, second, strict=True)], abs=1e-5)
+    assert second[2:] == pytest.approx(losses([1], 2), abs=1e-5)
+
+
 def backbone_settings(pack, folder, **options: object) -> BackboneTraining:
     small = {"layers": 2, "hidden": 32, "intermediate": 48, "heads": 2, "nope_layers": [1], "window": 64}
     speed = {"batch_rows": 2, "vocab_size": 400, "compile": False, "log_every": 1, "probe_every": 2, "warmup": 2}
@@ -146,6 +185,68 @@ def test_a_backbone_trains_and_an_interrupted_run_ends_as_an_uninterrupted_one(p
     rows = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3, 4]
     assert len(rows[2]["prefix_matching"]) == 2
+
+
+def a_run(folder) -> Run:
+    run = Run(folder, Accelerator(cpu=True), total_steps=9, total_minutes=None, max_minutes=None)
+    run.begin()
+    return run
+
+
+def test_a_kill_at_any_moment_of_saving_loses_no_checkpoint(tmp_path, monkeypatch):
+    """Also where the same step is saved twice: when a checkpoint falls due with the last step."""
+    run = a_run(tmp_path)
+    run.advance(1)
+    run.save()
+    run.save()
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    for step, name in [(1, None), (2, "rename"), (2, "write_text")]:
+        run.step = step
+        with monkeypatch.context() as patch:
+            for method in [name] if name else ["rename", "write_text"]:
+                patch.setattr(Path, method, killed)
+            try:
+                run.save()
+            except KeyboardInterrupt:
+                assert name
+        again = a_run(tmp_path)
+        assert again.resume()
+        assert again.step == 1
+
+
+def test_a_kill_while_the_old_checkpoint_is_deleted_keeps_the_new_one(tmp_path, monkeypatch):
+    run = a_run(tmp_path)
+    for step in (1, 2):
+        run.step = step
+        with monkeypatch.context() as patch:
+            if step == 2:
+                patch.setattr("longmem.training.run.shutil.rmtree", lambda *a, ignore_errors=False: None)
+            run.save()
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 2
+    again = a_run(tmp_path)
+    assert again.resume()
+    assert again.step == 2
+
+
+def test_metrics_of_steps_that_a_kill_has_undone_are_not_counted_twice(tmp_path):
+    run = a_run(tmp_path)
+    for _ in range(4):
+        run.advance(10)
+        run.log(loss=1.0)
+        if run.step == 2:
+            run.save()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')  # the kill
+    again = a_run(tmp_path)
+    again.resume()
+    again.advance(10)
+    again.log(loss=0.5)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert [line["tokens"] for line in lines] == [10, 20, 30]
 
 
 def test_a_run_does_not_write_over_another(pack, tmp_path):
@@ -176,6 +277,25 @@ def test_a_sidenet_trains_and_leaves_the_backbone_alone(pack, tmp_path):
     metrics = [json.loads(line) for line in (tmp_path / "side" / "metrics.jsonl").read_text().splitlines()]
     assert metrics[1]["gate"] > 0  # the first segment has no memory yet
     assert metrics[5]["empty_text"] > 0  # the sixth is read with an empty one
+
+
+def test_a_sidenet_run_goes_on_from_its_checkpoint(pack, tmp_path):
+    backbone = pretrain(backbone_settings(pack, tmp_path / "backbone", layers=4, nope_layers=[1, 3]))
+    options = {"window": 64, "memory_layers": [1, 3], "retrieved_tokens": 16, "lanes": 2, "memory_tokens": 256}
+    options |= {"backbone": str(backbone), "packs": [str(pack)], "log_every": 1}
+    first = adapt(SideNetTraining(output=str(tmp_path / "side"), total_steps=2, **options))
+    weights = (first / "model.safetensors").read_bytes()
+    shutil.copytree(tmp_path / "side", tmp_path / "copy")
+    ended = adapt(SideNetTraining(output=str(tmp_path / "side"), total_steps=2, resume=True, **options))
+    assert (ended / "model.safetensors").read_bytes() == weights
+    on = [
+        adapt(SideNetTraining(output=str(tmp_path / name), total_steps=4, resume=True, **options))
+        for name in ("side", "copy")
+    ]
+    resumed = [(folder / "model.safetensors").read_bytes() for folder in on]
+    assert resumed[0] == resumed[1] != weights
+    lines = [json.loads(line) for line in (tmp_path / "copy" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
 
 
 def test_answers_weigh_nothing_in_segments_without_memory(tiny_model):

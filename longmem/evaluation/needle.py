@@ -1,7 +1,7 @@
 """Planted facts: stated once in a long real text, asked for by repeating their beginning.
 
-Names were never used in training; the templates are those of training. A fact counts as recalled when every token of
-its answer is the most probable one (chance: 1 in 10,000 for four digits).
+Names were never used in training; the templates are those of training, each used as often as `same_form` says. A fact
+counts as recalled when every token of its answer is the most probable one (chance: 1 in 10,000 for four digits).
 """
 
 import json
@@ -19,7 +19,7 @@ from longmem.memory_bank import MemoryBank
 from longmem.model import LongMemForCausalLM
 from longmem.trace import TraceRecorder
 from longmem.training.data import read_packs
-from longmem.training.facts import Fact, make_fact
+from longmem.training.facts import TRAINING_TEMPLATES, Fact, make_fact
 
 
 def measure_needle(
@@ -27,7 +27,8 @@ def measure_needle(
     documents: list[Path],
     *,
     lengths: list[int],
-    facts: int = 40,
+    facts: int = 48,
+    same_form: int = 1,
     seed: int = 1,
     read_overlap: int | None = None,
     json_path: Path | None = None,
@@ -36,27 +37,35 @@ def measure_needle(
 
     Args:
         lengths: tokens of text in memory, one haystack each.
-        facts: planted in each haystack, evenly spread.
+        facts: asked for at each length, over as many haystacks as they need.
+        same_form: facts of each template in one haystack; above 1, all but one of them are distractors of its form.
         read_overlap: 0 or half a window; by default the model's.
     """
     model = load_model(model_path, read_overlap)
     text_ids = _text(model, documents, max(lengths))
     items, hits = [], defaultdict(list)
     for length in lengths:
-        rng = Random(f"{seed}-{length}")
-        planted = [make_fact(rng, held_out_name=True) for _ in range(facts)]
-        bank, places = _haystack(model, text_ids[:length], planted)
-        for index, fact in enumerate(tqdm(planted, desc=f"{length} tokens", leave=False)):
-            recalled, found = _ask(model, bank, fact, places[index])
-            items.append(
-                {"length": length, "depth": (index + 0.5) / facts, "recalled": recalled, "fact": fact.statement}
-            )
-            for head, hit in found.items():
-                hits[length, *head].append(hit)
+        for number in range(0, facts, len(TRAINING_TEMPLATES) * same_form):
+            rng = Random(f"{seed}-{length}-{number}")
+            planted = [make_fact(rng, held_out_name=True, template=t) for t in TRAINING_TEMPLATES * same_form]
+            rng.shuffle(planted)
+            bank, places = _haystack(model, text_ids[:length], planted)
+            for index, fact in enumerate(tqdm(planted, desc=f"{length} tokens", leave=False)):
+                recalled, found = _ask(model, bank, fact, places[index])
+                depth = (index + 0.5) / len(planted)
+                items.append({"length": length, "depth": depth, "recalled": recalled, "fact": fact.statement})
+                for head, hit in found.items():
+                    hits[length, *head].append(hit)
     result = {
         "evaluation": "needle",
         "model": {"fingerprint": model.fingerprint},
-        "settings": {"documents": [p.name for p in documents], "lengths": lengths, "facts": facts, "seed": seed}
+        "settings": {
+            "documents": [p.name for p in documents],
+            "lengths": lengths,
+            "facts": facts,
+            "same_form": same_form,
+            "seed": seed,
+        }
         | memory_settings(model),
         "systems": {"longmem": {str(n): _share(i["recalled"] for i in items if i["length"] == n) for n in lengths}},
         "hit_rate": {f"{n} tokens, layer {b}, head {h}": _share(v) for (n, b, h), v in sorted(hits.items())},

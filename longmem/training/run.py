@@ -103,6 +103,7 @@ class Run:
         if self.accelerator.is_main_process:
             state = {"step": self.step, "tokens": self.tokens, "minutes": self.minutes}
             (part / "run.json").write_text(json.dumps(state))
+            shutil.rmtree(whole, ignore_errors=True)
             part.rename(whole)
             for old in self._checkpoints():
                 if old != whole:

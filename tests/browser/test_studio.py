@@ -16,6 +16,7 @@ pytestmark = [
 ]
 STORY = "The lighthouse keeper wrote the name of every ship in a long ledger. " * 30
 HOSTILE = '<img src=x onerror="window.pwn=1"><script>window.pwn=1</script> ${window.pwn=1} {{value}} '
+SLOW = 90_000  # milliseconds: a machine that is busy with other things may take long, and is not wrong
 WITH = '.lm-panel[data-panel="with"]'
 
 
@@ -43,6 +44,7 @@ def browser() -> Iterator[object]:
 def page(browser, url) -> Iterator[object]:
     """The opened studio with the sample in memory; whatever goes wrong in the page or leaves the machine fails."""
     page = browser.new_page(viewport={"width": 1440, "height": 1000})
+    page.set_default_timeout(SLOW)
     wrong = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
@@ -217,6 +219,7 @@ def test_an_error_stays_until_it_is_dismissed_and_the_page_goes_on(page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_can_use_everything(browser, url, scheme):
     page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.set_default_timeout(SLOW)
     page.goto(f"{url}?__theme={scheme}")
     page.wait_for_selector("#lm-documents li", state="attached")
     page.wait_for_selector("#lm-memory:not(.open)", state="attached")
