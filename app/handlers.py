@@ -59,12 +59,15 @@ class Studio:
     def open(self, key: str) -> Iterator[MemoryView]:
         """A new visitor: their memory begins with the opening sample; the first one of all waits until it is read."""
         session = self.store.create(key)
-        if not self.shelf.is_ready:
-            yield self._memory_view(session, status=markup.note("Reading the sample story into memory…"), busy=True)
         try:
-            bank = self.shelf.opening_bank()
-            self.store.reserve(session, bank.nbytes)
-            session.bank = bank
+            # Held while waiting too: a run that began now would find an empty memory, and then see it filled.
+            with alone(session):
+                if not self.shelf.is_ready:
+                    note = markup.note("Reading the sample story into memory…")
+                    yield self._memory_view(session, status=note, busy=True)
+                bank = self.shelf.opening_bank()
+                self.store.reserve(session, bank.nbytes)
+                session.bank = bank
             yield self._memory_view(session)
         except Exception as error:
             yield self._memory_view(session, notice=said(error))

@@ -372,3 +372,13 @@ def test_api_loads_texts_and_files_and_clears(opened, tmp_path):
 def test_leaving_ends_the_session(opened):
     opened.leave("me")
     assert "me" not in opened.store
+
+
+def test_nothing_runs_on_a_memory_whose_opening_sample_is_still_being_read(studio):
+    opening = studio.open("early")
+    next(opening)
+    last = list(studio.generate("early", "The keeper", {"max_new_tokens": 2}))[-1]
+    assert last.payload is None
+    assert "wait until it has ended" in last.notice
+    list(opening)
+    assert studio.memory_summary("early")["tokens"] > 0
