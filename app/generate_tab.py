@@ -10,7 +10,8 @@ from app.handlers import Studio
 from app.reading import OPENING_PROMPT
 
 FROM_PROMPT, FROM_DOCUMENT = "a prompt", "a place in a loaded document"
-TRY = (OPENING_PROMPT, "The great bell of St. Orran's is called", "The swallow winters at")  # answered by the sample
+LOG_PROMPT = "The secret number of Hosea Tamplin is"
+TRY = {f"{OPENING_PROMPT} …": OPENING_PROMPT, f"{LOG_PROMPT} … (in harbour-log.txt)": LOG_PROMPT}
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ def build_generate_tab() -> GenerateTab:
     with gr.Column(elem_classes="lm-part") as prompt_part:
         prompt = gr.Textbox(OPENING_PROMPT, label="Prompt", lines=2, max_lines=8, elem_id="lm-prompt")
         with gr.Row(elem_classes="lm-try"):
-            for words in TRY:
-                gr.Button(words, size="sm", min_width=90).click(
+            for label, words in TRY.items():
+                gr.Button(label, size="sm", min_width=90).click(
                     lambda words=words: words, None, prompt, queue=False, api_visibility="private"
                 )
     with gr.Column(visible=False, elem_classes="lm-part") as place_part:

@@ -138,8 +138,9 @@ def generate_pair(
         plain.end()
     if pair.remembered:
         session.run = keep(session, prompt, remembered.generation)
-        session.chosen = (inspection.focus_step(session.run.tokens), None)
-        yield pair.view(ended, inspection.describe(session.run))
+        payload = inspection.describe(session.run)
+        session.chosen = (payload["focus"], payload["layer"])
+        yield pair.view(ended, payload)
 
 
 def begin(

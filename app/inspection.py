@@ -22,13 +22,19 @@ DECIDED_NATS = 1.0  # memory "decided" a token that it made e times as probable
 
 
 def describe(run: Run) -> dict:
-    """The run as JSON-able data: `run, focus, layers, documents, steps`, each step with its layers and passages."""
+    """The run as JSON-able data: `run, focus, layer, layers, documents, steps`, each step with its layers' passages.
+
+    `focus` and `layer` are the token to point out first and the layer that looked at one place most for it.
+    """
     layers = sorted(int(layer) for layer in run.gates.layer.unique())
     gates = run.gates.groupby(["step", "layer"])["gate"].mean()
     passages = _passages(run)
+    focus = focus_step(run.tokens)
+    heaviest = {layer: max((p["weight"] for p in passages.get((focus, layer), [])), default=0.0) for layer in layers}
     return {
         "run": run.number,
-        "focus": focus_step(run.tokens),
+        "focus": focus,
+        "layer": max(heaviest, key=heaviest.get, default=None),
         "layers": layers,
         "documents": {str(i): _document(i, source) for i, source in run.sources.items()},
         "steps": [

@@ -197,8 +197,7 @@ new MutationObserver(bindCharts).observe(document.body, { childList: true, subtr
 watch("value", () => {
   state.locked = false;
   if (!run()) return draw();
-  if (!run().layers.includes(state.layer)) state.layer = run().layers.at(-1) ?? null;
-  choose(run().focus, state.layer, false);
+  choose(run().focus, run().layer, false);
 });
 draw();
 

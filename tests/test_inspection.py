@@ -105,6 +105,13 @@ def test_probabilities_are_never_a_false_zero_or_hundred(probability, said):
     assert inspection.percent(probability) == said
 
 
+def test_the_layer_that_looked_at_one_place_most_is_shown_first(run):
+    description = inspection.describe(run)
+    layers = description["steps"][description["focus"]]["layers"]
+    heaviest = {entry["layer"]: max(passage["weight"] for passage in entry["passages"]) for entry in layers}
+    assert description["layer"] == max(heaviest, key=heaviest.get)
+
+
 def test_a_chunk_is_shown_in_its_place_with_the_tokens_that_used_it(run):
     chunk = int(run.trace.chunk.iloc[0])
     place = inspection.chunk_in_place(run, chunk)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -186,7 +186,9 @@ def adapt(settings: SideNetTraining) -> Path:
 
 def train_on_lanes(settings: LaneTraining, model: nn.Module, step: LaneStep) -> Accelerator:
     """Train what requires gradients in `model`, through `step`, and leave a checkpoint."""
-    accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+    # Segments that read with an empty memory leave the gates out of the loss.
+    distributed = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(mixed_precision=settings.mixed_precision, kwargs_handlers=[distributed])
     optimizers = make_optimizers(
         model, matrix_lr=settings.matrix_lr, other_lr=settings.other_lr, weight_decay=settings.weight_decay
     )
