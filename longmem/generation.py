@@ -240,6 +240,7 @@ class _PassageFinder:
 
     def __init__(self, memory: MemoryBank | None, running: RunningText, chunk_size: int) -> None:
         self.memory, self.running, self.chunk_size = memory, running, chunk_size
+        self.documents = memory.documents if memory is not None else {}  # counted anew at each access
 
     def __call__(self, chunk: int) -> Passage:
         if chunk < 0:
@@ -248,7 +249,7 @@ class _PassageFinder:
             start, end = spans[0][0], spans[-1][1]
             return Passage(RUNNING_TEXT, start, end, self.running.text[start:end])
         where = self.memory.chunk(chunk)
-        record = self.memory.documents[where.document]
+        record = self.documents[where.document]
         return Passage(record.name, where.start, where.stop, record.text[where.start : where.stop])
 
 
