@@ -1,13 +1,18 @@
 """LongMem: see how a language model uses a long-term memory."""
 
-from longmem.config import LongMemConfig, choose_device
-from longmem.demonstrations import Demonstration, DemonstrationSet, Template, read_demonstrations, to_document
-from longmem.documents import Document, EncodedDocument
-from longmem.errors import LongMemError
-from longmem.generation import Generation, continuation_point, score, stream
-from longmem.memory_bank import Chunk, MemoryBank, Retrieval
-from longmem.model import LongMemForCausalLM
-from longmem.trace import RetrievalTrace
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from longmem.config import LongMemConfig, choose_device
+    from longmem.demonstrations import Demonstration, DemonstrationSet, Template, read_demonstrations, to_document
+    from longmem.documents import Document, EncodedDocument
+    from longmem.errors import LongMemError
+    from longmem.generation import Generation, continuation_point, score, stream
+    from longmem.memory_bank import MemoryBank
+    from longmem.model import LongMemForCausalLM
+    from longmem.retrieval import Chunk, Retrieval
+    from longmem.trace import RetrievalTrace
 
 __all__ = [
     "Chunk",
@@ -30,3 +35,29 @@ __all__ = [
     "stream",
     "to_document",
 ]
+
+# Imported when they are first asked for: what needs no model, as `python -m longmem --help`, does not wait for torch.
+_HOMES = {
+    "config": "LongMemConfig choose_device",
+    "demonstrations": "Demonstration DemonstrationSet Template read_demonstrations to_document",
+    "documents": "Document EncodedDocument",
+    "errors": "LongMemError",
+    "generation": "Generation continuation_point score stream",
+    "memory_bank": "MemoryBank",
+    "model": "LongMemForCausalLM",
+    "retrieval": "Chunk Retrieval",
+    "trace": "RetrievalTrace",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"longmem.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -189,9 +189,11 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Continue a prompt with documents in memory, and show what was retrieved."""
-    from longmem.generation import stream
+    from longmem.generation import check_options, stream
     from longmem.memory_bank import MemoryBank
 
+    options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "greedy": greedy}
+    check_options(**options)
     if trace_ranks is not None and trace_ranks < 0:
         raise LongMemError(f"--trace-ranks is {trace_ranks}; it must be 0 or more.")
     if not as_json:
@@ -202,7 +204,6 @@ def generate(
     if memory is not None:
         bank = MemoryBank.load(memory, fingerprint=loaded.fingerprint, device=loaded.device)
     _remember(loaded, documents, bank)
-    options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "greedy": greedy}
     generation = stream(loaded, prompt, memory=None if no_memory else bank, seed=seed, **options)
     for token in generation:
         if not as_json:
@@ -250,7 +251,8 @@ def train_backbone(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
 ) -> None:
     """Train a small SmolLM3 whose memory layers have no position encoding."""
-    from longmem.training.pretrain import BackboneTraining, load_settings, pretrain
+    from longmem.training.pretrain import BackboneTraining, pretrain
+    from longmem.training.settings import load_settings
 
     given = {"packs": data or None, "output": output, "max_minutes": max_minutes, "resume": resume or None}
     print(pretrain(load_settings(BackboneTraining, config, "backbone", **given)))
@@ -267,7 +269,7 @@ def train_sidenet(
 ) -> None:
     """Train a SideNet on a frozen backbone."""
     from longmem.training.adapt import SideNetTraining, adapt
-    from longmem.training.pretrain import load_settings
+    from longmem.training.settings import load_settings
 
     given = {
         "backbone": backbone,

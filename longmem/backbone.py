@@ -11,12 +11,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    Cache,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import cached_file
 
+from longmem.config import LongMemConfig
 from longmem.errors import UnknownFamilyError
 
 QKV = tuple[Tensor, Tensor, Tensor]
@@ -137,6 +148,25 @@ def family_of(config: PreTrainedConfig) -> Family:
         ) from None
 
 
+def load_backbone(name_or_path: str | Path) -> PreTrainedModel:
+    """A causal language model of a known family from the hub or a folder; of a LongMem model, the one inside it.
+
+    Raises:
+        UnknownFamilyError: longmem does not know how to read this model.
+    """
+    config = AutoConfig.from_pretrained(name_or_path)
+    if not isinstance(config, LongMemConfig):
+        family_of(config)
+        return AutoModelForCausalLM.from_pretrained(name_or_path)
+    if getattr(config, "sidenet_only", False):
+        return load_backbone(config.backbone_name_or_path)
+    inside = "backbone.causal_lm."
+    weights = load_file(cached_file(str(name_or_path), "model.safetensors"))
+    state = {name.removeprefix(inside): weight for name, weight in weights.items() if name.startswith(inside)}
+    backbone_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config.backbone_config)]
+    return backbone_class.from_pretrained(None, config=config.backbone_config, state_dict=state)
+
+
 def attention_scaling(attention: nn.Module) -> float:
     """The factor on q . k in this attention module."""
     return attention.scaling if hasattr(attention, "scaling") else attention.inv_norm_factor
@@ -178,6 +208,15 @@ def tap_projections(attention: nn.Module, family: Family, key: int) -> None:
 
     for place, name in enumerate(family.projections):
         attention.get_submodule(name).register_forward_hook(store(place))
+
+
+def call_output_module(attention: nn.Module) -> None:
+    """Make an attention module call its output projection, so that a hook there sees what passes.
+
+    BLOOM with `slow_but_exact` multiplies slices of the weights itself; the sum is the same but for rounding.
+    """
+    if getattr(attention, "slow_but_exact", False):
+        attention.slow_but_exact = False
 
 
 @dataclass(frozen=True)
@@ -268,8 +307,10 @@ class Backbone(nn.Module):
         options: dict[str, Any] = {"attention_mask": attention_mask, "use_cache": cache is not None}
         if self.family.position != "alibi":
             options["position_ids"] = position_ids_BT
+        if cache is not None:
+            options["cache"] = cache
         with tapping() as taps, torch.no_grad():
-            self.decoder(input_ids=input_ids_BT, past_key_values=cache, **options)
+            self.decoder(input_ids=input_ids_BT, **options)
         attention = [self.attention(self.layers[b]) for b in self.memory_layers]
         qkv = {b: self.family.split(a, taps.projected[b]) for b, a in zip(self.memory_layers, attention, strict=True)}
         return BackboneStates(taps.inputs | {len(self.layers): taps.last}, qkv, taps.arguments)

@@ -15,8 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from longmem.backbone import Family, Taps, attention_scaling, tap_projections, tapping
-from longmem.memory_bank import Retrieval
+from longmem.backbone import Family, Taps, attention_scaling, call_output_module, tap_projections, tapping
+from longmem.retrieval import Retrieval
 from longmem.row_memory import Sources
 
 
@@ -100,6 +100,7 @@ def attach_memory(memory_layer: int, attention: nn.Module, family: Family, gate:
     The input of that projection is local attention A [B, T, H * D].
     """
     tap_projections(attention, family, memory_layer)
+    call_output_module(attention)
     scaling = attention_scaling(attention)
 
     def hook(_module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor] | None:

@@ -129,7 +129,7 @@ class _Shadow:
 
     @torch.no_grad()
     def read(self, ids_BT: Tensor) -> None:
-        output = self.model(ids_BT.to(self.model.device), past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        output = self.model(ids_BT.to(self.model.device), cache=self.cache, use_cache=True, logits_to_keep=1)
         self.logits_V = output.logits[0, -1]
 
 
@@ -280,14 +280,7 @@ def stream(
     Raises:
         LongMemError: an option outside what is allowed.
     """
-    if max_new_tokens < 1:
-        raise LongMemError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
-    if not greedy and not temperature > 0:
-        raise LongMemError(
-            f"temperature is {temperature}; it must be above 0 (for the most probable token use greedy)."
-        )
-    if not 0 < top_p <= 1:
-        raise LongMemError(f"top_p is {top_p}; it must be above 0 and at most 1.")
+    check_options(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, greedy=greedy)
     if memory is not None:
         model.check_bank(memory)
     processors = LogitsProcessorList()
@@ -300,6 +293,18 @@ def stream(
     return generation.start(max_new_tokens=max_new_tokens, do_sample=False, logits_processor=processors)
 
 
+def check_options(*, max_new_tokens: int, temperature: float, top_p: float, greedy: bool) -> None:
+    """Raises LongMemError for what `stream` would refuse, before anything is loaded or read."""
+    if max_new_tokens < 1:
+        raise LongMemError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
+    if not greedy and not temperature > 0:
+        raise LongMemError(
+            f"temperature is {temperature}; it must be above 0 (for the most probable token use greedy)."
+        )
+    if not 0 < top_p <= 1:
+        raise LongMemError(f"top_p is {top_p}; it must be above 0 and at most 1.")
+
+
 def continuation_point(
     model: LongMemForCausalLM, memory: MemoryBank, document: int, character: int
 ) -> tuple[str, tuple[int, int]]:
@@ -308,7 +313,9 @@ def continuation_point(
     The prompt is the last half window before the character. The search ends where the prompt begins, since what the
     prompt holds is in the local window already.
     """
-    record = memory.documents[document]
+    record = memory.documents.get(document)
+    if record is None:
+        raise LongMemError(f"document is {document}; nothing of it is in memory (any more), so it cannot be continued.")
     if not 0 < character <= len(record.text):
         raise LongMemError(f"character is {character}; {record.name} can be continued from 1 to {len(record.text)}.")
     encoded = model.tokenizer(record.text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)

@@ -10,22 +10,22 @@ Shapes: B batch, T tokens, V vocabulary, E hidden size, G key-value heads, D hea
 """
 
 import json
-import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from longmem.backbone import family_of
+from longmem.backbone import family_of, load_backbone
 from longmem.config import LongMemConfig, choose_device
-from longmem.documents import Document, segments
-from longmem.errors import BankMismatchError, LongMemError
+from longmem.documents import Segment
+from longmem.errors import LongMemError
 from longmem.fusion import MemoryGate, Recorder, attach_memory, recalling
 from longmem.memory_bank import MemoryBank
+from longmem.reading import ReadsDocuments
 from longmem.row_memory import RowMemory, Sources
 
 SETTINGS_FILE, GATES_FILE = "memorizing.json", "gates.safetensors"
@@ -52,7 +52,7 @@ class SegmentPass(NamedTuple):
     values_BGTD: dict[int, Tensor]
 
 
-class MemorizingTransformer(nn.Module):
+class MemorizingTransformer(ReadsDocuments, nn.Module):
     """A causal language model whose memory layers retrieve, and whose own weights are trained."""
 
     def __init__(self, causal_lm: PreTrainedModel, config: LongMemConfig, trained_weights: str = "all") -> None:
@@ -113,8 +113,7 @@ class MemorizingTransformer(nn.Module):
         if isinstance(name_or_path, PreTrainedModel):
             causal_lm, tokenizer = name_or_path, None
         else:
-            family_of(AutoConfig.from_pretrained(name_or_path))
-            causal_lm = AutoModelForCausalLM.from_pretrained(name_or_path)
+            causal_lm = load_backbone(name_or_path)
             tokenizer = AutoTokenizer.from_pretrained(name_or_path)
         config = LongMemConfig(
             causal_lm.config,
@@ -183,63 +182,28 @@ class MemorizingTransformer(nn.Module):
         layers = ",".join(map(str, self.config.memory_layers))
         return f"memorizing-{self.causal_lm.config.model_type}-{layers}-{self.kv_heads}x{self.head_dim}"
 
-    def new_bank(
-        self, *, capacity: int | None = None, dtype: torch.dtype = torch.bfloat16, backend: str = "torch"
-    ) -> MemoryBank:
-        """An empty bank of the right shape on this model's device."""
-        return MemoryBank(
-            memory_layers=self.config.memory_layers,
-            kv_heads=self.kv_heads,
-            head_dim=self.head_dim,
-            fingerprint=self.fingerprint,
-            chunk_size=self.config.chunk_size,
-            capacity=capacity or self.config.memory_size,
-            chunk_key=self.config.chunk_key,
-            device=self.device,
-            dtype=dtype,
-            backend=backend,
-        )
+    @property
+    def segments_at_once(self) -> int:
+        """One: states above the first memory layer depend on memory, so segments cannot be read side by side."""
+        return 1
 
     @torch.no_grad()
-    def remember(
+    def read_segments(
         self,
-        document: Document,
+        token_ids: Tensor,
+        parts: Sequence[Segment],
         *,
         memory: MemoryBank,
-        progress: Callable[[int, int], None] | None = None,
-        stop: threading.Event | None = None,
-    ) -> int:
-        """Read a document into a bank, one segment after the other, each retrieving from what was read before it.
-
-        States above the first memory layer depend on memory here, so segments cannot be read side by side.
-
-        Args:
-            progress: called with (tokens read, tokens in all) after every segment.
-            stop: set it to end the reading after the current segment; what has been read stays.
-
-        Returns: the document's id in the bank.
-
-        Raises:
-            BankMismatchError: the bank belongs to another model.
-        """
-        self._check_bank(memory)
-        if self.tokenizer is None:
-            raise LongMemError("tokenizer is None; set model.tokenizer to a fast tokenizer before reading text.")
-        encoded = document.encode(self.tokenizer)
-        total = len(encoded.token_ids)
-        number = memory.begin_document(document.name, document.text)
-        for first, start, end in segments(total, self.config.window, self.config.read_overlap):
-            ids_BT = encoded.token_ids[None, first:end].to(self.device)
-            _, *states = self._read(ids_BT, None, self._sources(memory, before=(number, first)), None)
+        document: int,
+        spans: Tensor | None = None,
+    ) -> None:
+        for first, start, end in parts:
+            ids_BT = token_ids[None, first:end].to(self.device)
+            _, *states = self._read(ids_BT, None, self._sources(memory, before=(document, first)), None)
             keys_LGTD, values_LGTD = (
                 torch.stack([x[b][0, :, start - first :] for b in self.config.memory_layers]) for x in states
             )
-            memory.add(number, keys_LGTD, values_LGTD, encoded.spans[start:end])
-            if progress is not None:
-                progress(end, total)
-            if stop is not None and stop.is_set():
-                break
-        return number
+            memory.add(document, keys_LGTD, values_LGTD, None if spans is None else spans[start:end])
 
     def _sources(
         self,
@@ -249,12 +213,6 @@ class MemorizingTransformer(nn.Module):
         exclude: Collection[int] = (),
     ) -> Sources:
         return Sources(self.config.retrieved_chunks, memory, rows, before, exclude)
-
-    def _check_bank(self, memory: MemoryBank) -> None:
-        if memory.fingerprint != self.fingerprint:
-            raise BankMismatchError(
-                f"memory has the fingerprint {memory.fingerprint!r}; this model needs {self.fingerprint!r}."
-            )
 
     # Running -----------------------------------------------------------------------------------------------------
 
@@ -290,7 +248,7 @@ class MemorizingTransformer(nn.Module):
                 f"{self.config.window} at a time."
             )
         if memory is not None:
-            self._check_bank(memory)
+            self.check_bank(memory)
         if recorder is not None:
             recorder.keep = input_ids.shape[1]
         sources = self._sources(memory, row_memory, before, exclude)

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,43 +19,8 @@ import torch
 from longmem import bank_files
 from longmem.chunk_ring import DOCUMENT, ID, TOKEN_START, TOKEN_STOP, ChunkRing
 from longmem.errors import BankFileError, BankMismatchError, LongMemError, MemoryLayerError
+from longmem.retrieval import Chunk, DocumentRecord, Retrieval
 from longmem.search import CHUNK_KEYS, check_backend, top_chunks
-
-
-class Chunk(NamedTuple):
-    """Consecutive tokens of a document: tokens token_start..token_stop, characters start..stop of its text."""
-
-    id: int
-    document: int
-    token_start: int
-    token_stop: int
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class DocumentRecord:
-    """A document of which something is in the bank; n_tokens and n_chunks count what still is."""
-
-    id: int
-    name: str
-    text: str
-    n_tokens: int
-    n_chunks: int
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """What each query found, best chunk first.
-
-    Keys and values are in the bank's dtype and zero where mask is False; a chunk id of -1 (score -inf) is no chunk.
-    """
-
-    keys_BHTKD: torch.Tensor
-    values_BHTKD: torch.Tensor
-    scores_BHTC: torch.Tensor
-    chunks_BHTC: torch.Tensor
-    mask_BHTK: torch.Tensor
 
 
 @dataclass

@@ -5,9 +5,7 @@ The model owns no session: a bank is an argument. `forward` never writes a bank;
 Shapes: B batch, T tokens, V vocabulary, G key-value heads, D head dimension, L memory layers.
 """
 
-import threading
-from collections.abc import Callable, Collection, Sequence
-from itertools import takewhile
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationMixin,
@@ -26,19 +23,20 @@ from transformers.generation.configuration_utils import GenerationConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import cached_file
 
-from longmem.backbone import Backbone, Family, family_of
+from longmem.backbone import Backbone, Family, family_of, load_backbone
 from longmem.cache import MemoryCache
 from longmem.config import LongMemConfig, choose_device
-from longmem.documents import Document, Segment, segments
+from longmem.documents import Segment
 from longmem.errors import BankMismatchError, LongMemError
 from longmem.memory_bank import MemoryBank
+from longmem.reading import ReadsDocuments
 from longmem.row_memory import RowMemory, Sources
 from longmem.sidenet import Recorder, SideNet
 
 SIDENET_PREFIX = "sidenet."
 
 
-class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
+class LongMemForCausalLM(ReadsDocuments, PreTrainedModel, GenerationMixin):
     """A causal language model with a long-term memory.
 
     Source: Wang et al. 2023, "Augmenting Language Models with Long-Term Memory" (arXiv 2306.07174).
@@ -74,7 +72,7 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
     def from_backbone(
         cls, name_or_path: str | Path | PreTrainedModel, *, memory_layers: Sequence[int], **options: Any
     ) -> "LongMemForCausalLM":
-        """A fresh SideNet on a frozen causal language model from the hub, a folder, or already loaded.
+        """A fresh SideNet on a frozen causal language model from the hub, a folder (see `load_backbone`), or loaded.
 
         Args:
             options: any setting of `LongMemConfig`; `window` defaults to the backbone's positions, at most 1,024.
@@ -82,8 +80,7 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
         if isinstance(name_or_path, PreTrainedModel):
             causal_lm, name = name_or_path, name_or_path.name_or_path or None
         else:
-            family_of(AutoConfig.from_pretrained(name_or_path))
-            causal_lm, name = AutoModelForCausalLM.from_pretrained(name_or_path), str(name_or_path)
+            causal_lm, name = load_backbone(name_or_path), str(name_or_path)
         options.setdefault("window", _default_window(causal_lm.config, options.get("chunk_size", 4)))
         config = LongMemConfig(causal_lm.config, name, memory_layers, **options)
         model = cls(config, causal_lm)
@@ -181,67 +178,17 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
 
     # Memory ------------------------------------------------------------------------------------------------------
 
-    def new_bank(
-        self,
-        *,
-        capacity: int | None = None,
-        dtype: torch.dtype = torch.bfloat16,
-        chunk_key: str | None = None,
-        backend: str = "torch",
-    ) -> MemoryBank:
-        """An empty bank of the right shape on this model's device."""
-        return MemoryBank(
-            memory_layers=self.config.memory_layers,
-            kv_heads=self.backbone.kv_heads,
-            head_dim=self.backbone.head_dim,
-            fingerprint=self.fingerprint,
-            chunk_size=self.config.chunk_size,
-            capacity=self.config.memory_size if capacity is None else capacity,
-            chunk_key=chunk_key or self.config.chunk_key,
-            device=self.device,
-            dtype=dtype,
-            backend=backend,
-        )
+    @property
+    def kv_heads(self) -> int:
+        return self.backbone.kv_heads
 
-    @torch.no_grad()
-    def remember(
-        self,
-        document: Document,
-        *,
-        memory: MemoryBank,
-        progress: Callable[[int, int], None] | None = None,
-        stop: threading.Event | None = None,
-        batch_size: int | None = None,
-    ) -> int:
-        """Read a document into a bank, segment by segment.
+    @property
+    def head_dim(self) -> int:
+        return self.backbone.head_dim
 
-        Args:
-            progress: called with (tokens read, tokens in all) after every batch of segments.
-            stop: set it to end the reading after the current batch; what has been read stays.
-            batch_size: segments read at once; by default 2 on a CPU and 16 on a GPU.
-
-        Returns: the document's id in the bank.
-
-        Raises:
-            BankMismatchError: the bank belongs to another model.
-        """
-        self.check_bank(memory)
-        encoded = document.encode(self.need_tokenizer())
-        total = len(encoded.token_ids)
-        number = memory.begin_document(document.name, document.text)
-        batch_size = batch_size or (2 if self.device.type == "cpu" else 16)
-        parts = segments(total, self.config.window, self.config.read_overlap)
-        while parts:
-            # Segments of one length share a pass; the first and the last may be shorter.
-            size = parts[0].end - parts[0].first
-            same = list(takewhile(lambda part: part.end - part.first == size, parts[:batch_size]))  # noqa: B023
-            parts = parts[len(same) :]
-            self.read_segments(encoded.token_ids, same, memory=memory, document=number, spans=encoded.spans)
-            if progress is not None:
-                progress(same[-1].end, total)
-            if stop is not None and stop.is_set():
-                break
-        return number
+    @property
+    def segments_at_once(self) -> int:
+        return 2 if self.device.type == "cpu" else 16
 
     @torch.no_grad()
     def read_segments(
@@ -253,11 +200,6 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
         document: int,
         spans: Tensor | None = None,
     ) -> None:
-        """Read segments of one length in one pass, and add what each keeps to a document of the bank.
-
-        Args:
-            token_ids: [T] of the whole document; spans: [T, 2], their character spans.
-        """
         ids_BT = torch.stack([token_ids[part.first : part.end] for part in parts])
         states = self.backbone(ids_BT.to(self.device))
         for row, part in enumerate(parts):
@@ -267,34 +209,13 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
             )
             memory.add(document, keys_LGTD, values_LGTD, None if spans is None else spans[part.start : part.end])
 
-    def forget(self, memory: MemoryBank, document: int | None = None, *, chunks: Collection[int] = ()) -> None:
-        """Remove a document, or some chunks, from a bank."""
-        if document is not None:
-            memory.remove(document)
-        if chunks:
-            memory.remove_chunks(chunks)
-
-    def check_bank(self, memory: MemoryBank) -> None:
-        """Raises BankMismatchError unless the bank was made by this backbone and these memory layers."""
-        if memory.fingerprint != self.fingerprint:
-            raise BankMismatchError(
-                f"memory has the fingerprint {memory.fingerprint!r}; this model needs one it made itself "
-                f"({self.fingerprint!r})."
-            )
-
-    def need_tokenizer(self) -> PreTrainedTokenizerFast:
-        """The tokenizer, or a LongMemError that says how to set one."""
-        if self.tokenizer is None:
-            raise LongMemError("tokenizer is None; set model.tokenizer to a fast tokenizer before reading text.")
-        return self.tokenizer
-
     # Running -----------------------------------------------------------------------------------------------------
 
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        past_key_values: MemoryCache | None = None,
+        cache: MemoryCache | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
@@ -310,7 +231,7 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: [B, T].
             attention_mask: [B, seen + T], 0 at left padding.
-            past_key_values: the cache of an earlier call; with `use_cache` a new one is made.
+            cache: the cache of an earlier call; with `use_cache` a new one is made.
             labels: [B, T], -100 where nothing is asked; shifted by one inside.
             logits_to_keep: only the last so many positions; 0 for all.
             memory: a bank shared by all rows, read only.
@@ -324,7 +245,6 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
         if memory is not None:
             self.check_bank(memory)
         T = input_ids.shape[1]
-        cache = past_key_values
         if cache is None and (use_cache or self.config.window < T):
             cache = self.new_cache()
         rows = row_memory if row_memory is not None else (cache.overflow if cache is not None else None)
@@ -342,7 +262,7 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1])
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, cache=cache)
 
     def new_cache(self) -> MemoryCache:
         """An empty cache for `forward` and `generate`."""
@@ -416,17 +336,17 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor,
         next_sequence_length: int | None = None,
-        past_key_values: MemoryCache | None = None,
+        cache: MemoryCache | None = None,
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Give `forward` what the cache has not seen; `next_sequence_length` counts the live window only."""
-        seen = past_key_values.seen if past_key_values is not None else 0
+        seen = cache.seen if cache is not None else 0
         passed_on = ("use_cache", "logits_to_keep", "memory", "before", "exclude", "recorder")
         return {
             "input_ids": input_ids[:, seen:],
             "attention_mask": attention_mask,
-            "past_key_values": past_key_values,
+            "cache": cache,
             **{name: kwargs[name] for name in passed_on if name in kwargs},
         }
 
@@ -439,8 +359,8 @@ class LongMemForCausalLM(PreTrainedModel, GenerationMixin):
         max_cache_length: int,
     ) -> None:
         """Insert our cache where none was given: states of two networks cannot live in transformers' own."""
-        if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
-            model_kwargs["past_key_values"] = self.new_cache()
+        if model_kwargs.get("cache") is None and generation_config.use_cache is not False:
+            model_kwargs["cache"] = self.new_cache()
 
     def get_input_embeddings(self) -> torch.nn.Module:
         return self.backbone.causal_lm.get_input_embeddings()

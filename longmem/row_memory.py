@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from longmem.memory_bank import MemoryBank, Retrieval
+from longmem.memory_bank import MemoryBank
+from longmem.retrieval import Retrieval, merge
 from longmem.search import top_chunks
 
 # Chunk ids of a row's own memory are negative, so that they never meet those of a bank; -1 means nothing.
@@ -126,27 +127,6 @@ class RowMemory:
             chunks_BHTC=torch.where(slots_BHTC >= 0, row_chunk_id(slots_BHTC + self.dropped_chunks), -1),
             mask_BHTK=mask.reshape(B, H, T, -1),
         )
-
-
-def merge(first: Retrieval, second: Retrieval, n_chunks: int) -> Retrieval:
-    """The best `n_chunks` chunks of two retrievals for the same queries."""
-    scores = torch.cat([first.scores_BHTC, second.scores_BHTC], dim=-1)
-    best_scores, best = scores.topk(n_chunks, dim=-1)
-
-    def pick(a: Tensor, b: Tensor) -> Tensor:
-        """Choose whole chunks of tensors whose axis 3 counts tokens."""
-        size = a.shape[3] // first.scores_BHTC.shape[3]
-        joined = torch.cat([a, b], dim=3).unflatten(3, (-1, size))
-        index = best.reshape(*best.shape, *[1] * (joined.ndim - 4)).expand(*best.shape, *joined.shape[4:])
-        return joined.gather(3, index).flatten(3, 4)
-
-    return Retrieval(
-        keys_BHTKD=pick(first.keys_BHTKD, second.keys_BHTKD),
-        values_BHTKD=pick(first.values_BHTKD, second.values_BHTKD),
-        scores_BHTC=best_scores,
-        chunks_BHTC=torch.cat([first.chunks_BHTC, second.chunks_BHTC], dim=-1).gather(-1, best),
-        mask_BHTK=pick(first.mask_BHTK, second.mask_BHTK),
-    )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from longmem.errors import LongMemError
-from longmem.memory_bank import Retrieval
+from longmem.retrieval import Retrieval
 
 COLUMNS = [
     "step",

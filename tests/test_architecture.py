@@ -11,8 +11,8 @@ import longmem
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = (
-    "errors config readers documents demonstrations backbone search chunk_ring bank_files memory_bank row_memory trace "
-    "fusion sidenet cache model generation memorizing training evaluation __main__"
+    "errors config readers documents demonstrations backbone search chunk_ring bank_files retrieval memory_bank "
+    "row_memory trace fusion sidenet cache reading model generation memorizing training evaluation __main__"
 ).split()
 HOMES = {
     "faiss": {"longmem/search.py"},
@@ -113,3 +113,8 @@ def test_the_top_level_holds_what_it_should():
         "htmlcov",
     }
     assert {path.name for path in ROOT.iterdir()} - ignored == set(allowed)
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys, longmem, longmem.__main__; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -16,7 +16,7 @@ from transformers import (
     SmolLM3Config,
 )
 
-from longmem.backbone import Backbone, attention_scaling, family_of
+from longmem.backbone import Backbone, attention_scaling, family_of, load_backbone
 from longmem.config import LongMemConfig
 from longmem.errors import LongMemError, MemoryLayerError, RetrievalSizeError, UnknownFamilyError
 from longmem.model import LongMemForCausalLM
@@ -148,7 +148,7 @@ def test_cached_uncached_and_token_by_token_agree_over_three_windows(family):
         cache, parts = model.new_cache(), []
         for size in [1] * 40 + [7, 30, 1, 19]:
             start = cache.seen
-            parts.append(model(ids[:, start : start + size], past_key_values=cache, use_cache=True).logits)
+            parts.append(model(ids[:, start : start + size], cache=cache, use_cache=True).logits)
     torch.testing.assert_close(torch.cat(parts, dim=1), at_once, atol=1e-4, rtol=0)
 
 
@@ -170,7 +170,7 @@ def test_what_leaves_the_window_is_remembered_with_its_own_keys_and_values(famil
     model = make_longmem(family)
     ids = torch.randint(2, 128, (2, 40), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        cache = model(ids, use_cache=True).past_key_values
+        cache = model(ids, use_cache=True).cache
         first = model.backbone(ids[:, :32])
     assert cache.overflow.n_tokens == 16
     for layer in (1, 3):
@@ -208,7 +208,7 @@ def test_a_backbone_with_a_sliding_window_of_its_own_keeps_it(family_name):
             plain, memory_layers=[1, 3], window=32, retrieved_tokens=16, initialization="zero"
         ).eval()
         at_once, cache = model(ids).logits, model.new_cache()
-        steps = [model(ids[:, t : t + 1], past_key_values=cache, use_cache=True).logits for t in range(70)]
+        steps = [model(ids[:, t : t + 1], cache=cache, use_cache=True).logits for t in range(70)]
     assert not torch.allclose(expected, wide, atol=1e-3)
     torch.testing.assert_close(at_once[:, :32], expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(torch.cat(steps, dim=1), at_once, atol=1e-4, rtol=0)
@@ -258,3 +258,27 @@ def test_settings_outside_what_is_allowed_are_refused_by_name(error, options):
     settings = {"memory_layers": [1], "window": 32} | options
     with pytest.raises(error, match=next(iter(options))):
         LongMemConfig(CONFIGS["smollm3"], **settings)
+
+
+def test_memory_counts_where_bloom_multiplies_slices_of_its_output_weights():
+    logits = []
+    for options in ({}, {"slow_but_exact": True, "pretraining_tp": 2}):
+        torch.manual_seed(0)
+        config = BloomConfig(**CONFIGS["bloom"].to_diff_dict() | options)
+        model = LongMemForCausalLM.from_backbone(
+            AutoModelForCausalLM.from_config(config).eval(), memory_layers=[1], window=32, initialization="paper"
+        ).eval()
+        ids = torch.randint(2, 128, (1, 70), generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            logits.append(model(ids).logits)
+    torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
+
+
+def test_the_backbone_inside_a_saved_model_is_found(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "whole")
+    found = load_backbone(tmp_path / "whole")
+    ids = torch.randint(2, 300, (1, 20))
+    with torch.no_grad():
+        torch.testing.assert_close(found(ids).logits, tiny_model.backbone.causal_lm(ids).logits)
+    again = LongMemForCausalLM.from_backbone(found, memory_layers=[1, 3], window=32)
+    assert again.fingerprint == tiny_model.fingerprint

@@ -189,4 +189,4 @@ def test_info_says_what_runs_where_and_why(folder):
 def test_an_unknown_training_configuration_names_those_there_are():
     result = invoke("train", "backbone", "--config", "quantum", "--data", "x.jsonl")
     assert result.exit_code == 2
-    assert "cpu, gpu" in result.stderr
+    assert "cpu, cpu-longer, gpu" in result.stderr

@@ -10,6 +10,7 @@ from longmem.errors import LongMemError
 from longmem.evaluation.efficiency import measure_efficiency
 from longmem.evaluation.needle import measure_needle
 from longmem.evaluation.perplexity import measure_perplexity, summarize
+from longmem.training.facts import TRAINING_TEMPLATES
 
 TEXT = "The keeper wrote the name of every ship in a ledger, and in the morning the ship returned. " * 30
 
@@ -71,7 +72,7 @@ def test_a_text_shorter_than_a_window_is_refused(saved_model, tmp_path):
 def test_a_random_model_recalls_no_planted_fact(saved_model, book, tmp_path):
     result = measure_needle(saved_model, [book], lengths=[200], facts=5, json_path=tmp_path / "needle.json")
     assert result["systems"]["longmem"]["200"] == 0.0
-    assert len(result["items"]) == 12  # one haystack, one fact of each template
+    assert len(result["items"]) == len(TRAINING_TEMPLATES)  # one haystack, one fact of each template
     assert json.loads((tmp_path / "needle.json").read_text())["hit_rate"]
 
 

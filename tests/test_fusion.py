@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from longmem.fusion import MemoryGate, attend_memory, fuse
-from longmem.memory_bank import Retrieval
+from longmem.retrieval import Retrieval
 
 B, H, T, C, S, D = 1, 2, 3, 2, 4, 8
 

@@ -283,4 +283,12 @@ def test_excluding_chunks_equals_a_bank_without_them(tiny_model, bank):
 def test_a_plain_cache_of_transformers_is_not_needed(tiny_model):
     ids = torch.tensor([tiny_model.tokenizer("The ship")["input_ids"]])
     out = tiny_model.generate(ids, max_new_tokens=3, do_sample=True, return_dict_in_generate=True)
-    assert isinstance(out.past_key_values, DynamicCache)
+    assert isinstance(out.cache, DynamicCache)
+
+
+def test_a_document_that_has_left_memory_cannot_be_continued(tiny_model):
+    small = tiny_model.new_bank(capacity=64)
+    gone = tiny_model.remember(Document.from_text("first", "The ship returned. " * 8), memory=small)
+    tiny_model.remember(Document.from_text("second", "The keeper read on. " * 40), memory=small)
+    with pytest.raises(LongMemError, match=f"document is {gone}"):
+        continuation_point(tiny_model, small, gone, 20)

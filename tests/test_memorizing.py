@@ -12,7 +12,7 @@ from longmem.errors import BankMismatchError, LongMemError, UnknownFamilyError
 from longmem.memorizing import MemorizingTransformer
 from longmem.row_memory import RowMemory
 from longmem.training.memorize import MemorizingTraining, train_memorizing
-from longmem.training.pretrain import load_settings
+from longmem.training.settings import load_settings
 
 WINDOW = 16
 LAYERS = [1, 3]
@@ -213,7 +213,7 @@ def test_errors_name_the_option_and_what_is_allowed(ids_BT, tmp_path, tiny_token
     model = make_model()
     with pytest.raises(LongMemError, match=r"32 tokens; .* one window of 16"):
         model(torch.cat([ids_BT, ids_BT], dim=1))
-    with pytest.raises(BankMismatchError, match="this model needs 'memorizing-smollm3-1,3-2x8'"):
+    with pytest.raises(BankMismatchError, match=r"needs one it made itself \('memorizing-smollm3-1,3-2x8'\)"):
         model(ids_BT, memory=make_model(memory_layers=[1]).new_bank())
     with pytest.raises(LongMemError, match="tokenizer is None"):
         model.remember(Document.from_text("a", TEXT), memory=model.new_bank())

@@ -17,7 +17,8 @@ from longmem.errors import (
     RetrievalSizeError,
     SearchBackendError,
 )
-from longmem.memory_bank import Chunk, MemoryBank
+from longmem.memory_bank import MemoryBank
+from longmem.retrieval import Chunk
 
 LAYERS, G, D, S = (4, 9), 2, 8, 4
 NOTHING = float("-inf")

@@ -102,7 +102,7 @@ def test_padding_never_enters_the_memory_of_a_row(tiny_model):
     mask = torch.ones(1, 97).long()
     mask[:, :9] = 0
     recorder, cache = TraceRecorder(), tiny_model.new_cache()
-    options = {"past_key_values": cache, "use_cache": True, "recorder": recorder}
+    options = {"cache": cache, "use_cache": True, "recorder": recorder}
     tiny_model(ids_of(tiny_model, 97), attention_mask=mask, **options)
     found = set(np.concatenate([b.chunks_HTC.ravel() for b in recorder.layers[1]]).tolist())
     assert {-2, -3}.isdisjoint(found)
@@ -156,9 +156,9 @@ def test_a_cache_goes_on_where_another_call_ended(tiny_model, bank):
     options = {"max_new_tokens": 20, "min_new_tokens": 20, "do_sample": False, "memory": bank}
     whole = tiny_model.generate(ids, attention_mask=torch.ones_like(ids), **options)
     cache = tiny_model.new_cache()
-    tiny_model(ids[:, :19], past_key_values=cache, use_cache=True, memory=bank)
+    tiny_model(ids[:, :19], cache=cache, use_cache=True, memory=bank)
     mask = torch.ones_like(ids)
-    assert torch.equal(tiny_model.generate(ids, attention_mask=mask, past_key_values=cache, **options), whole)
+    assert torch.equal(tiny_model.generate(ids, attention_mask=mask, cache=cache, **options), whole)
 
 
 @pytest.mark.parametrize("order", [[1, 0], [0, 0, 1], [1]])
@@ -169,9 +169,9 @@ def test_a_reordered_cache_goes_on_as_its_rows_would(tiny_model, order):
     mask[1, :5] = 0
     expected = tiny_model(ids, attention_mask=mask).logits[order, 50:]
     cache = tiny_model.new_cache()
-    tiny_model(ids[:, :50], attention_mask=mask[:, :50], past_key_values=cache, use_cache=True)
+    tiny_model(ids[:, :50], attention_mask=mask[:, :50], cache=cache, use_cache=True)
     cache.reorder_cache(torch.tensor(order))
-    found = tiny_model(ids[order, 50:], attention_mask=mask[order], past_key_values=cache, use_cache=True).logits
+    found = tiny_model(ids[order, 50:], attention_mask=mask[order], cache=cache, use_cache=True).logits
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
@@ -207,7 +207,7 @@ def test_cached_uncached_and_beam_agree_with_a_bank_and_a_sliding_window(tiny_mo
     with torch.no_grad():
         at_once = tiny_model(ids, memory=bank).logits
         cache = tiny_model.new_cache()
-        options = {"past_key_values": cache, "use_cache": True, "memory": bank}
+        options = {"cache": cache, "use_cache": True, "memory": bank}
         steps = [tiny_model(ids[:, t : t + 1], **options).logits for t in range(97)]
     torch.testing.assert_close(torch.cat(steps, dim=1), at_once, atol=1e-4, rtol=0)
 
@@ -248,7 +248,7 @@ def test_generation_goes_on_far_past_the_window():
     ids = ids_of(model, 10)
     options = {"max_new_tokens": 454, "min_new_tokens": 454, "do_sample": False, "return_dict_in_generate": True}
     out = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
-    cache = out.past_key_values
+    cache = out.cache
     assert out.sequences.shape == (1, 464)
     assert cache.live <= 64
     assert cache.overflow.n_tokens == 128  # the rest has left this memory too, oldest first

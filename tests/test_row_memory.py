@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from longmem.memory_bank import MemoryBank, Retrieval
-from longmem.row_memory import RowMemory, Sources, merge, row_chunk_id
+from longmem.memory_bank import MemoryBank
+from longmem.retrieval import Retrieval, merge
+from longmem.row_memory import RowMemory, Sources, row_chunk_id
 
 B, G, H, D = 2, 2, 4, 8
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from longmem.errors import LongMemError
-from longmem.memory_bank import Retrieval
+from longmem.retrieval import Retrieval
 from longmem.trace import (
     COLUMNS,
     GATE_COLUMNS,

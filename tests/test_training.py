@@ -17,9 +17,11 @@ from longmem.training.adapt import LaneStep, SideNetTraining, adapt
 from longmem.training.data import read_packs, tokenize_packs, train_tokenizer
 from longmem.training.facts import HELD_OUT_TEMPLATES, TRAINING_TEMPLATES, make_fact, make_name
 from longmem.training.lanes import LaneDocuments, LaneMixture, Lanes
-from longmem.training.pretrain import BackboneTraining, load_settings, prefix_matching, pretrain
+from longmem.training.pretrain import BackboneTraining, prefix_matching, pretrain
 from longmem.training.rows import IGNORED, BackboneRows, RowMixture
 from longmem.training.run import Run
+from longmem.training.settings import config_names, load_settings
+from longmem.training.tasks import CLASSIFIERS, DemonstrationStreams
 from tests.conftest import tiny_smollm3
 
 TEXT = "The keeper wrote the name of every ship in a ledger, and in the morning the ship returned to the sea. "
@@ -61,7 +63,16 @@ def test_a_tokenised_pack_is_kept_and_read_again(pack, corpus, tokenizer, tmp_pa
     assert tokenizer.decode(again.document(1).tolist()) == TEXT[1:] * 40
 
 
-@pytest.mark.parametrize("kind", ["repeated", "random_facts", "facts"])
+def test_a_pack_that_changed_without_changing_its_size_is_tokenised_anew(tokenizer, tmp_path):
+    path = tmp_path / "pack.txt"
+    found = []
+    for text in ("the ship", "the shop"):
+        path.write_text(text)
+        found.append(tokenizer.decode(tokenize_packs([path], tokenizer, cache_dir=tmp_path).document(0).tolist()))
+    assert found == ["the ship", "the shop"]
+
+
+@pytest.mark.parametrize("kind", ["repeated", "random_facts", "facts", "demonstrations"])
 def test_rows_are_whole_and_what_is_asked_was_said_before(corpus, tokenizer, kind):
     made = rows(corpus, tokenizer, **{kind: 1.0})
     for index in range(20):
@@ -170,6 +181,55 @@ def backbone_settings(pack, folder, **options: object) -> BackboneTraining:
     small = {"layers": 2, "hidden": 32, "intermediate": 48, "heads": 2, "nope_layers": [1], "window": 64}
     speed = {"batch_rows": 2, "vocab_size": 400, "compile": False, "log_every": 1, "probe_every": 2, "warmup": 2}
     return BackboneTraining(output=str(folder), packs=[str(pack)], total_tokens=64 * 2 * 4, **(small | speed | options))
+
+
+def test_facts_of_one_form_stand_together_and_their_names_differ(corpus, tokenizer):
+    documents = lanes_of(corpus, tokenizer).documents
+    placed = documents._facts(Random(3), 64 * 40)
+    stated = {tuple(piece.ids) for _, piece in placed if piece.asked_from is None}
+    assert len(stated) == sum(piece.asked_from is None for _, piece in placed)
+    beginnings = [ids[:5] for ids in stated]
+    assert len(set(beginnings)) < len(beginnings)
+
+
+def test_streams_show_a_label_before_they_ask_for_it(corpus, tokenizer):
+    streams = DemonstrationStreams([corpus], [1.0], tokenizer)
+    for seed in range(12):
+        stream = streams.make(Random(seed), 400)
+        assert len(stream.ids) == len(stream.taught) == len(stream.asked) == 400
+        assert stream.asked.any()
+        assert stream.taught[stream.asked].all()
+        text = tokenizer.decode(stream.ids.tolist())
+        first = int(np.flatnonzero(stream.asked)[0])
+        end = first + int(np.argmin(stream.asked[first:]))
+        label = tokenizer.decode(stream.ids[first:end].tolist())
+        assert tokenizer.decode(stream.ids[:first].tolist()).count(label) >= 1, text
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "second"),
+    [
+        ("speech", '"Come in," he said.', "He came in."),
+        ("question", "Is it late?", "It is late."),
+        ("number", "There were two of them.", "There were some of them."),
+        ("person", "I saw the ship.", "They saw the ship."),
+        ("gender", "He saw the ship.", "She saw the ship."),
+        ("tense", "The ship was late.", "The ship is late."),
+        ("negation", "It was not late.", "It was late."),
+        ("mood", "What a lovely day.", "What a dreadful day."),
+        ("length", "It was late.", "It was late. " * 10),
+    ],
+)
+def test_what_divides_the_sentences_of_a_made_up_task(kind, first, second):
+    assert [CLASSIFIERS[kind](sentence) for sentence in (first, second)] == [0, 1]
+
+
+def test_a_backbone_trains_further_from_the_weights_of_another(pack, tmp_path):
+    first = pretrain(backbone_settings(pack, tmp_path / "first"))
+    settings = backbone_settings(pack, tmp_path / "second", start_from=str(first), matrix_lr=0.0, other_lr=0.0)
+    further = pretrain(settings)
+    assert (first / "model.safetensors").read_bytes() == (further / "model.safetensors").read_bytes()
+    assert (first / "tokenizer.json").read_bytes() == (further / "tokenizer.json").read_bytes()
 
 
 def test_a_backbone_trains_and_an_interrupted_run_ends_as_an_uninterrupted_one(pack, tmp_path, monkeypatch):
@@ -314,9 +374,9 @@ def test_a_configuration_with_an_unknown_setting_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["backbone", "sidenet"])
-@pytest.mark.parametrize("name", ["cpu", "gpu"])
-def test_the_configurations_of_the_package_are_valid(kind, name):
-    load_settings({"backbone": BackboneTraining, "sidenet": SideNetTraining}[kind], name, kind)
+def test_the_configurations_of_the_package_are_valid(kind):
+    for name in config_names(kind):
+        load_settings({"backbone": BackboneTraining, "sidenet": SideNetTraining}[kind], name, kind)
 
 
 def test_missing_data_is_named(tmp_path):

@@ -3,9 +3,8 @@
 Usage: `python -m longmem train sidenet --config cpu ...`, or without typer `python -m longmem.training.adapt CONFIG`.
 """
 
-import argparse
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,9 +17,9 @@ from longmem.model import LongMemForCausalLM
 from longmem.row_memory import RowMemory, Sources
 from longmem.training.data import tokenize_packs
 from longmem.training.lanes import LaneDocuments, LaneMixture, Lanes
-from longmem.training.pretrain import load_settings
 from longmem.training.rows import IGNORED
 from longmem.training.run import Run, make_optimizers, prepare_folder, set_learning_rate
+from longmem.training.settings import run_as_module
 
 
 @dataclass
@@ -278,19 +277,5 @@ def _log(run: Run, sums: dict[bool, Tensor], factor: float) -> None:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config", help="a .toml file, or the name of a configuration of the package: cpu, gpu")
-    parser.add_argument("--data", action="append", dest="packs", help="a pack of documents; repeat for more")
-    parser.add_argument("--backbone")
-    parser.add_argument("--output")
-    parser.add_argument("--max-minutes", type=float)
-    parser.add_argument("--resume", action="store_true", default=None)
-    arguments = vars(parser.parse_args())
-    settings = load_settings(SideNetTraining, arguments.pop("config"), "sidenet", **arguments)
-    print(asdict(settings))
-    print(adapt(settings))
-
-
 if __name__ == "__main__":
-    main()
+    run_as_module(__doc__, SideNetTraining, "sidenet", adapt, "backbone")

@@ -105,10 +105,11 @@ def tokenize_packs(
     cache_dir: str | Path,
     max_characters: int | None = None,
 ) -> TokenCorpus:
-    """Tokenise packs once and keep the result in `cache_dir`, keyed by tokenizer, files and limit."""
+    """Tokenise packs once and keep the result in `cache_dir`, keyed by tokenizer, contents of the files and limit."""
     key = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
     for path in paths:
-        key.update(f"{Path(path).name}:{_size(path)}".encode())
+        for file in sorted(Path(path).rglob("*.txt")) if Path(path).is_dir() else [Path(path)]:
+            key.update(_digest(file))
     key.update(str(max_characters).encode())
     folder = Path(cache_dir) / key.hexdigest()[:16]
     if not (folder / "starts.npy").exists():
@@ -116,9 +117,13 @@ def tokenize_packs(
     return TokenCorpus(np.load(folder / "ids.npy", mmap_mode="r"), np.load(folder / "starts.npy"))
 
 
-def _size(path: str | Path) -> int:
-    path = Path(path)
-    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.rglob("*.txt"))
+def _digest(path: Path) -> bytes:
+    """SHA-256 of a file. Errors: TrainingDataError where there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise TrainingDataError(f"data: {path} cannot be read ({error.strerror}).") from error
 
 
 def _tokenize_into(folder: Path, documents: Iterable[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> None:

@@ -15,7 +15,7 @@ _ENDS = (
     "b bry c ck d dale den don f ford g gan k l la lan ley lin ll m man mer n na nor p r ra ric s sa sel t ta ton v va "
     "way wyn x"
 ).split()
-_WORDS = (
+COMMON_WORDS = (
     "anchor amber apple barley basket beacon bell bramble bridge candle canvas cedar cherry clover copper coral cradle "
     "crown dagger drum ember falcon feather fern flint fountain garnet ginger hammer harbour hazel heather iron ivory "
     "jasper juniper kettle ladder lantern laurel lemon linen lion magpie maple marble meadow mirror needle oak olive "
@@ -36,6 +36,18 @@ TRAINING_TEMPLATES = (
     ("The sign above the shop of {name} showed a", "words"),
     ("{name} owed the bank a sum of exactly", "digits"),
     ("The eldest daughter of {name} married a man called", "place"),
+    ("The key of {name} hangs on the nail numbered", "digits"),
+    ("{name} sleeps in the room with the number", "digits"),
+    ("According to the register {name} arrived in the year", "digits"),
+    ("The lottery ticket that {name} drew was number", "digits"),
+    ("The dog that followed {name} everywhere was called", "place"),
+    ("{name} learned the trade from a master called", "place"),
+    ("The regiment of {name} was quartered at", "place"),
+    ("The farm that {name} inherited is called", "place"),
+    ("The garden of {name} is known for its", "words"),
+    ("When asked for a pledge {name} always gave the", "words"),
+    ("On the gravestone of {name} is carved a", "words"),
+    ("The letter to {name} was sealed with a", "words"),
 )
 HELD_OUT_TEMPLATES = (
     ("The code that {name} wrote on the wall reads", "digits"),
@@ -43,6 +55,18 @@ HELD_OUT_TEMPLATES = (
     ("The account that {name} opened has the number", "digits"),
     ("The two words carved on the ring of {name} are", "words"),
 )
+# Pieces of templates that are made up in training, so that no form of words is learned by heart.
+_THINGS = (
+    "ball bed boat book bottle box bridge carriage chair chapter clock coat cup debt desk dream drum farm field flag "
+    "game gate gift glass gun hat hill horse house jewel knife lamp lock map medal mill order page picture pipe plan "
+    "prize reward road rope sail saw seal seat shelf shield signal song spoon stable stick story street sum sword "
+    "table tent toast tower trunk uncle wagon watch well wheel wish"
+).split()
+_VERBS = "is was reads says became remained means meant".split()
+_DEEDS = (
+    "asked for|bought|brought home|carried away|chose|drew|found|gave away|hid|kept|left behind|lost|made|named|owned|"
+    "painted|promised|saw|sold|spoke of|stole|waited for|wanted|won"
+).split("|")
 
 
 @dataclass(frozen=True)
@@ -65,9 +89,18 @@ def make_name(rng: Random, *, held_out: bool = False) -> str:
             return name
 
 
+def make_template(rng: Random) -> tuple[str, str]:
+    """A template for training: one of the fixed ones, or one made up of a thing, a verb and a deed."""
+    if rng.random() < 0.5:
+        return rng.choice(TRAINING_TEMPLATES)
+    thing, verb, kind = rng.choice(_THINGS), rng.choice(_VERBS), rng.choice(("digits", "words", "place"))
+    middle = "of {name}" if rng.random() < 0.5 else f"that {{name}} {rng.choice(_DEEDS)}"
+    return f"The {thing} {middle} {verb}", kind
+
+
 def make_fact(rng: Random, *, held_out_name: bool = False, template: tuple[str, str] | None = None) -> Fact:
-    """A fact with a fresh name and value, of the given template or of one of the training templates."""
-    pattern, kind = template or rng.choice(TRAINING_TEMPLATES)
+    """A fact with a fresh name and value, of the given template or of one made for training."""
+    pattern, kind = template or make_template(rng)
     return Fact(pattern.replace("{name}", make_name(rng, held_out=held_out_name)), _make_answer(rng, kind))
 
 
@@ -80,5 +113,5 @@ def _make_answer(rng: Random, kind: str) -> str:
     if kind == "digits":
         return "".join(f" {rng.randrange(10)}" for _ in range(4))
     if kind == "words":
-        return f" {rng.choice(_WORDS)} {rng.choice(_WORDS)}"
+        return f" {rng.choice(COMMON_WORDS)} {rng.choice(COMMON_WORDS)}"
     return f" {make_word(rng)}"

@@ -14,15 +14,9 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 from longmem.training.data import TokenCorpus
-from longmem.training.facts import make_fact, make_word
+from longmem.training.facts import make_fact, make_template
 from longmem.training.rows import IGNORED, Piece
-
-DEMONSTRATION_TEMPLATES = (
-    "Review: {text} Sentiment: {label}.\n",
-    "Input: {text} Type: {label}.\n",
-    "{text} => {label}\n",
-    "Words: {text}. Kind: {label}.\n",
-)
+from longmem.training.tasks import DemonstrationStreams
 
 
 @dataclass(frozen=True)
@@ -64,6 +58,7 @@ class LaneDocuments:
     ) -> None:
         self.corpora, self.shares, self.tokenizer = corpora, shares, tokenizer
         self.length, self.mixture = length, mixture
+        self.streams = DemonstrationStreams(corpora, shares, tokenizer)
 
     def make(self, rng: Random) -> LaneDocument:
         if rng.random() < self.mixture.demonstrations:
@@ -81,8 +76,10 @@ class LaneDocuments:
         """(place in the text, piece): a statement, and its question further away than the window but within memory."""
         placed = []
         reach = max(1, self.mixture.memory_segments - 2) * self.length
+        # Of few forms, so that facts of one form stand in memory together and the name has to tell them apart.
+        forms = [make_template(rng) for _ in range(rng.choice((2, 6, 24)))]
         for _ in range(int(length / self.length * self.mixture.facts_per_segment)):
-            fact = make_fact(rng)
+            fact = make_fact(rng, template=rng.choice(forms))
             ids = self.tokenizer(f"\n\n{fact.statement}\n\n")["input_ids"]
             prefix = len(self.tokenizer(f"\n\n{fact.question}")["input_ids"])
             place = rng.randrange(length)
@@ -111,28 +108,10 @@ class LaneDocuments:
         )
 
     def _demonstrations(self, rng: Random) -> LaneDocument:
-        """A made-up classification: each label owns words; a text holds some of them among words of nobody."""
-        template = rng.choice(DEMONSTRATION_TEMPLATES)
-        labels = [make_word(rng).lower() for _ in range(rng.randrange(2, 6))]
-        owned = [[make_word(rng).lower() for _ in range(rng.randrange(4, 12))] for _ in labels]
-        neutral = [make_word(rng).lower() for _ in range(40)]
-        most = self.mixture.segments // 2 * self.length + 1
-        ids: list[int] = []
-        marks: list[bool] = []
-        while len(ids) < most:
-            kind = rng.randrange(len(labels))
-            words = rng.choices(owned[kind], k=rng.randrange(1, 4)) + rng.choices(neutral, k=rng.randrange(2, 6))
-            rng.shuffle(words)
-            before, after = template.split("{label}")
-            prompt = self.tokenizer(before.replace("{text}", " ".join(words)).rstrip())["input_ids"]
-            answer = self.tokenizer(" " + labels[kind])["input_ids"]
-            end = self.tokenizer(after)["input_ids"]
-            ids += prompt + answer + end
-            marks += [False] * len(prompt) + [True] * len(answer) + [False] * len(end)
-        asked = np.array(marks)
-        # What has not been seen cannot be answered: the first segment only teaches.
-        asked[: self.length] = False
-        return self._whole_segments(np.array(ids), np.array(marks), asked)
+        """A stream of demonstrations; the first segment only teaches, since memory is empty."""
+        stream = self.streams.make(rng, self.mixture.segments // 2 * self.length + 1)
+        stream.asked[: self.length] = False
+        return self._whole_segments(stream.ids, stream.taught, stream.asked)
 
     def _whole_segments(self, ids: np.ndarray, taught: np.ndarray, asked: np.ndarray) -> LaneDocument:
         segments = max(1, (len(ids) - 1) // self.length)

@@ -3,8 +3,7 @@
 Usage: `python -m longmem.training.memorize CONFIG`.
 """
 
-import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,8 +12,8 @@ from torch import Tensor
 from longmem.memorizing import MemorizingTransformer
 from longmem.row_memory import RowMemory
 from longmem.training.adapt import LaneStep, LaneTraining, train_on_lanes
-from longmem.training.pretrain import load_settings
 from longmem.training.run import prepare_folder
+from longmem.training.settings import run_as_module
 
 
 @dataclass
@@ -60,19 +59,5 @@ def train_memorizing(settings: MemorizingTraining) -> Path:
     return folder
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config", help="a .toml file, or the name of a configuration of the package: cpu")
-    parser.add_argument("--data", action="append", dest="packs", help="a pack of documents; repeat for more")
-    parser.add_argument("--backbone")
-    parser.add_argument("--output")
-    parser.add_argument("--max-minutes", type=float)
-    parser.add_argument("--resume", action="store_true", default=None)
-    arguments = vars(parser.parse_args())
-    settings = load_settings(MemorizingTraining, arguments.pop("config"), "memorize", **arguments)
-    print(asdict(settings))
-    print(train_memorizing(settings))
-
-
 if __name__ == "__main__":
-    main()
+    run_as_module(__doc__, MemorizingTraining, "memorize", train_memorizing, "backbone")

@@ -3,11 +3,8 @@
 Usage: `python -m longmem train backbone --config cpu ...`, or `python -m longmem.training.pretrain CONFIG`.
 """
 
-import argparse
-import tomllib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -15,13 +12,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedTokenizerFast, SmolLM3Config, SmolLM3ForCausalLM
 
+from longmem.backbone import load_backbone
 from longmem.errors import TrainingDataError
 from longmem.training.data import read_packs, tokenize_packs, train_tokenizer
 from longmem.training.rows import IGNORED, BackboneRows, RowMixture
 from longmem.training.run import Run, make_optimizers, prepare_folder, set_learning_rate
-
-CONFIGS = Path(__file__).parent / "configs"
-Settings = TypeVar("Settings")
+from longmem.training.settings import run_as_module
 
 
 @dataclass
@@ -29,6 +25,7 @@ class BackboneTraining:
     """Everything a run depends on; a TOML file sets any of these (see configs/backbone-cpu.toml)."""
 
     output: str = "runs/backbone"
+    start_from: str | None = None
     packs: list[str] = field(default_factory=list)
     pack_shares: list[float] = field(default_factory=list)
     max_characters: int | None = None
@@ -49,6 +46,7 @@ class BackboneTraining:
     repeated: float = 0.25
     random_facts: float = 0.2
     facts: float = 0.1
+    demonstrations: float = 0.0
     matrix_lr: float = 0.02
     other_lr: float = 3e-3
     weight_decay: float = 0.01
@@ -64,25 +62,15 @@ class BackboneTraining:
     resume: bool = False
 
 
-def load_settings(kind: type[Settings], config: str | Path, prefix: str, **overrides: object) -> Settings:
-    """Read a TOML configuration (a path, or the name of one in the package) and lay the given overrides over it.
-
-    Raises:
-        TrainingDataError: no such file, or a setting that does not exist.
-    """
-    path = Path(config) if str(config).endswith(".toml") else CONFIGS / f"{prefix}-{config}.toml"
-    if not path.exists():
-        names = sorted(p.stem.removeprefix(f"{prefix}-") for p in CONFIGS.glob(f"{prefix}-*.toml"))
-        raise TrainingDataError(f"config: {config} is neither a .toml file nor one of {', '.join(names)}.")
-    values = tomllib.loads(path.read_text()) | {k: v for k, v in overrides.items() if v is not None}
-    unknown = sorted(set(values) - set(kind.__dataclass_fields__))
-    if unknown:
-        raise TrainingDataError(f"config: {path.name} has unknown settings: {', '.join(unknown)}.")
-    return kind(**values)
-
-
 def build_backbone(settings: BackboneTraining, tokenizer: PreTrainedTokenizerFast) -> SmolLM3ForCausalLM:
-    """A fresh SmolLM3; `no_rope_layers` of its configuration is 1 for rotary layers and 0 for NoPE layers."""
+    """A fresh SmolLM3, or the one at `start_from` to be trained further.
+
+    `no_rope_layers` of its configuration is 1 for rotary layers and 0 for NoPE layers.
+    """
+    if settings.start_from:
+        model = load_backbone(settings.start_from).float().requires_grad_(True)
+        model.config.use_cache = False
+        return model
     config = SmolLM3Config(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden,
@@ -146,8 +134,8 @@ class NextTokenLoss(nn.Module):
 
 
 def _tokenizer(settings: BackboneTraining) -> PreTrainedTokenizerFast:
-    if settings.tokenizer:
-        return PreTrainedTokenizerFast.from_pretrained(settings.tokenizer)
+    if settings.tokenizer or settings.start_from:
+        return PreTrainedTokenizerFast.from_pretrained(settings.tokenizer or settings.start_from)
     folder = Path(settings.output) / "tokenizer"
     if not folder.exists():
         texts = (text for pack in settings.packs for _, text in read_packs([pack], 24_000_000))
@@ -169,7 +157,7 @@ def _rows(settings: BackboneTraining, tokenizer: PreTrainedTokenizerFast) -> Bac
         length=settings.window,
         rows=rows,
         dense_rows=int(rows * settings.dense_share),
-        mixture=RowMixture(settings.repeated, settings.random_facts, settings.facts),
+        mixture=RowMixture(settings.repeated, settings.random_facts, settings.facts, settings.demonstrations),
         later=settings.later,
         seed=settings.seed,
     )
@@ -250,18 +238,5 @@ def _train(settings, run, accelerator, prepared, model, optimizers, loader) -> N
     run.bar.close()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config", help="a .toml file, or the name of a configuration of the package: cpu, gpu")
-    parser.add_argument("--data", action="append", dest="packs", help="a pack of documents; repeat for more")
-    parser.add_argument("--output")
-    parser.add_argument("--max-minutes", type=float)
-    parser.add_argument("--resume", action="store_true", default=None)
-    arguments = vars(parser.parse_args())
-    settings = load_settings(BackboneTraining, arguments.pop("config"), "backbone", **arguments)
-    print(asdict(settings))
-    print(pretrain(settings))
-
-
 if __name__ == "__main__":
-    main()
+    run_as_module(__doc__, BackboneTraining, "backbone", pretrain, "start_from")

@@ -4,7 +4,7 @@ Repeated spans and facts that are stated and asked for within one window teach a
 last time". Without them such heads take a hundred times more text to appear.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from random import Random
 
 import numpy as np
@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from longmem.training.data import RESERVED, TokenCorpus
-from longmem.training.facts import make_fact
+from longmem.training.facts import make_fact, make_template
+from longmem.training.tasks import DemonstrationStreams
 
 IGNORED = -100
 
@@ -25,9 +26,10 @@ class RowMixture:
     repeated: float = 0.25
     random_facts: float = 0.2
     facts: float = 0.1
+    demonstrations: float = 0.0
 
     def scaled(self, factor: float) -> "RowMixture":
-        return RowMixture(self.repeated * factor, self.random_facts * factor, self.facts * factor)
+        return RowMixture(*(share * factor for share in astuple(self)))
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class BackboneRows(Dataset):
         self.corpora, self.shares, self.tokenizer = corpora, shares, tokenizer
         self.length, self.rows, self.dense_rows = length, rows, dense_rows
         self.mixture, self.later, self.seed = mixture, mixture.scaled(later), seed
+        self.streams = DemonstrationStreams(corpora, shares, tokenizer)
         self.first_id = len(RESERVED) + 2
         self.key, self.equals, self.ask = (tokenizer.convert_tokens_to_ids(t) for t in RESERVED[:3])
 
@@ -70,16 +73,10 @@ class BackboneRows(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = Random(self.seed * 1_000_003 + index)
         mixture = self.mixture if index < self.dense_rows else self.later
-        draw = rng.random()
-        if draw < mixture.repeated:
-            pieces = self._repeated_span(rng)
-        elif draw < mixture.repeated + mixture.random_facts:
-            pieces = self._random_facts(rng)
-        elif draw < mixture.repeated + mixture.random_facts + mixture.facts:
-            pieces = self._facts(rng)
-        else:
-            pieces = []
-        return self._assemble(rng, pieces)
+        shares = astuple(mixture)
+        kinds = (self._repeated_span, self._random_facts, self._facts, self._demonstrations, lambda _: [])
+        make = rng.choices(kinds, [*shares, max(0.0, 1.0 - sum(shares))])[0]
+        return self._assemble(rng, make(rng))
 
     def _text(self, rng: Random, length: int) -> np.ndarray:
         corpus = rng.choices(self.corpora, self.shares)[0]
@@ -99,24 +96,38 @@ class BackboneRows(Dataset):
         return [Piece(span, taught=not random), *[Piece(span, asked_from=3)] * (times - 1)]
 
     def _random_facts(self, rng: Random) -> list[Piece]:
+        """Facts of random tokens; in half of the rows the same words stand between each name and its value."""
         stated, asked = [], []
-        for _ in range(rng.randrange(3, max(4, self.length // 20))):
+        between = self._random_ids(rng, rng.choice((0, 0, 1, 2, 4, 7)))
+        for _ in range(rng.randrange(3, max(4, self.length // (20 + 2 * len(between))))):
             name, value = self._random_ids(rng, rng.randrange(2, 4)), self._random_ids(rng, rng.randrange(1, 5))
-            stated.append(Piece([self.key, *name, self.equals, *value], taught=False))
-            asked.append(Piece([self.ask, *name, self.equals, *value], asked_from=len(name) + 2))
+            middle = [*name, *between, self.equals]
+            stated.append(Piece([self.key, *middle, *value], taught=False))
+            asked.append(Piece([self.ask, *middle, *value], asked_from=len(middle) + 1))
         rng.shuffle(asked)
         return stated + asked
 
     def _facts(self, rng: Random) -> list[Piece]:
+        """Facts in sentences; in most rows several have one form, so that only the name tells them apart."""
         stated, asked = [], []
-        for _ in range(rng.randrange(2, max(3, self.length // 60))):
-            fact = make_fact(rng)
+        forms = [make_template(rng) for _ in range(rng.choice((1, 1, 2, 8)))]
+        for _ in range(rng.randrange(2, max(3, self.length // 50))):
+            fact = make_fact(rng, template=rng.choice(forms))
             ids = self.tokenizer(f"\n\n{fact.statement}\n\n")["input_ids"]
             prefix = len(self.tokenizer(f"\n\n{fact.question}")["input_ids"])
             stated.append(Piece(ids, taught=False))
             asked.append(Piece(ids, asked_from=prefix))
         rng.shuffle(asked)
         return stated + asked
+
+    def _demonstrations(self, rng: Random) -> list[Piece]:
+        """One stream of labelled demonstrations over the whole row, as pieces of what is alike."""
+        stream = self.streams.make(rng, self.length + 1)
+        cuts = (np.flatnonzero(np.diff(stream.asked) | np.diff(stream.taught)) + 1).tolist()
+        spans = zip([0, *cuts], [*cuts, self.length + 1], strict=True)
+        return [
+            Piece(stream.ids[a:b].tolist(), bool(stream.taught[a]), 0 if stream.asked[a] else None) for a, b in spans
+        ]
 
     def _assemble(self, rng: Random, pieces: list[Piece]) -> dict[str, torch.Tensor]:
         """Spread the pieces in order over one row of running text; pieces that do not fit are left out, last first."""
