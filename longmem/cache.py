@@ -30,6 +30,11 @@ class MemoryCache(DynamicCache):
         self.values: dict[int, Tensor] = {}
 
     @property
+    def is_croppable(self) -> bool:
+        """No: what has left the window cannot come back, so nobody may run ahead of the text and undo a step."""
+        return False
+
+    @property
     def live(self) -> int:
         return 0 if self.ids_BT is None else self.ids_BT.shape[1]
 
@@ -50,10 +55,32 @@ class MemoryCache(DynamicCache):
         for store, new in ((self.keys, keys_BGTD), (self.values, values_BGTD)):
             store[layer] = torch.cat([store[layer], new], dim=2) if layer in store else new
 
-    def slide(self, n: int) -> None:
-        """Move the oldest n live columns out of every layer and into the rows' own memory."""
-        leaving = [{b: t[:, :, :n] for b, t in store.items()} for store in (self.keys, self.values)]
-        self.overflow.add(*leaving, self.valid_BT[:, :n])
+    @property
+    def used_B(self) -> Tensor | None:
+        """Tokens in the window of each row, padding not counted."""
+        return None if self.valid_BT is None else self.valid_BT.sum(dim=1)
+
+    def slide(self, rows_B: Tensor, n: int) -> None:
+        """Move the oldest n tokens of the marked rows into the rows' own memory, and drop columns that nobody uses.
+
+        A row's window is where it is valid: rows of unlike length slide each in its own time.
+        """
+        order_BT = self.valid_BT.cumsum(dim=1)
+        leaving_BT = self.valid_BT & (order_BT <= n) & rows_B[:, None]
+        # The columns of the n tokens, oldest first; of the other rows any n columns, which enter as invalid.
+        columns_Bn = (leaving_BT.int() * 2 + ~rows_B[:, None]).argsort(dim=1, descending=True, stable=True)[:, :n]
+        valid_Bn = leaving_BT.gather(1, columns_Bn)
+        index_B1n1 = columns_Bn[:, None, :, None]
+        leaving = [
+            {b: t.gather(2, index_B1n1.expand(-1, t.shape[1], -1, t.shape[3])) for b, t in store.items()}
+            for store in (self.keys, self.values)
+        ]
+        self.overflow.add(*leaving, valid_Bn)
+        self.valid_BT = self.valid_BT & ~leaving_BT
+        self._drop_columns(int((~self.valid_BT.any(dim=0)).int().cumprod(dim=0).sum()))
+
+    def _drop_columns(self, n: int) -> None:
+        """Cut the first n columns off everything that is kept of the window."""
         for store in (self.keys, self.values):
             for layer, tensor in store.items():
                 store[layer] = tensor[:, :, n:]

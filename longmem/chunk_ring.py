@@ -77,18 +77,25 @@ class ChunkRing:
         stored, per_chunk = (self.means, 1) if self.means else (self.keys, self.chunk_size)
         return stored[index][:, : self.n_chunks * per_chunk], per_chunk
 
-    def append(self, rows_n6: np.ndarray, keys_LGTD, values_LGTD, first_token: int) -> None:
-        """New chunks from a segment that begins with `first_token` of its document; only the newest that fit."""
+    def append(self, rows_n6: np.ndarray, keys_LGTD, values_LGTD, first_token: int) -> set[int]:
+        """New chunks from a segment that begins with `first_token` of its document; only the newest that fit.
+
+        Returns the documents of the chunks that had to leave for them.
+        """
+        evicted: set[int] = set()
         rows_n6 = rows_n6[-self.most_chunks :]
         source_nS = np.minimum(rows_n6[:, [TOKEN_START]] + np.arange(self.chunk_size), rows_n6[:, [TOKEN_STOP]] - 1)
         written = 0
+        used = self.n_chunks
         for slot, n in self._take(len(rows_n6)):
             new = slice(written, written + n)
+            evicted |= set(self._rows_C6[slot : min(slot + n, used), DOCUMENT].tolist())
             self._rows_C6[slot : slot + n] = rows_n6[new]
             self._write(slot * self.chunk_size, source_nS[new].ravel() - first_token, keys_LGTD, values_LGTD)
             self._refresh_means(slot, n)
             written += n
         self._tables = None
+        return evicted
 
     def extend(self, slot: int, n: int, start: int, stop: int, keys_LGTD, values_LGTD) -> None:
         """Put the segment's first n tokens into the empty slots of a chunk; start and stop are their characters."""
@@ -156,16 +163,33 @@ class ChunkRing:
             keys_GnSD = keys_GND.unflatten(1, (-1, self.chunk_size))[:, slot : slot + n].float()
             means_GCD[:, slot : slot + n] = (keys_GnSD * used_nS1).sum(2) / used_nS1.sum(1)
 
+    def reserve(self, n_chunks: int) -> None:
+        """Allocate for so many more chunks at once, as far as they can be held."""
+        wanted = min(self.n_chunks + n_chunks, self.most_chunks)
+        if wanted > self.slots_per_head:
+            self._reallocate(wanted, torch.arange(self.n_chunks))
+
+    def nbytes_with(self, n_chunks: int) -> int:
+        """Bytes held once so many more chunks have been reserved."""
+        slots = max(self.slots_per_head, self._rounded(min(self.n_chunks + n_chunks, self.most_chunks)))
+        tensors = ((self.keys, self.chunk_size), (self.values, self.chunk_size), (self.means, 1))
+        per_slot = sum(t.shape[0] * t.shape[2] * t.element_size() * per for stored, per in tensors for t in stored)
+        return slots * (per_slot + len(CHUNK_FIELDS) * self._rows_C6.itemsize)
+
     def _grow(self, n_chunks: int) -> None:
         """Allocate for n_chunks at least, and half as much again as there is: few copies, however large the bank."""
         allocated = len(self._rows_C6)
         if n_chunks > allocated:
             self._reallocate(max(n_chunks, allocated + allocated // 2), torch.arange(self.n_chunks))
 
+    def _rounded(self, n_chunks: int) -> int:
+        """Whole blocks for n_chunks, at most what the ring may hold."""
+        block = max(1, GROWTH_TOKENS // self.chunk_size)
+        return min(-(-n_chunks // block) * block, self.most_chunks)
+
     def _reallocate(self, n_chunks: int, keep_C: torch.Tensor) -> None:
         """New buffers for at least n_chunks, holding the chunks of the slots `keep_C`; one layer after the other."""
-        block = max(1, GROWTH_TOKENS // self.chunk_size)
-        allocated = min(-(-n_chunks // block) * block, self.most_chunks)
+        allocated = self._rounded(n_chunks)
         index_C = keep_C.to(self._device)
         for tensors, per_chunk in ((self.keys, self.chunk_size), (self.values, self.chunk_size), (self.means, 1)):
             for layer, old_GND in enumerate(tensors):

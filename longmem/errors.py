@@ -41,5 +41,9 @@ class MemoryBudgetError(LongMemError):
     """The byte budget for memory banks is used up."""
 
 
+class Stopped(Exception):
+    """A run was ended by its `stop` event."""
+
+
 class TrainingDataError(LongMemError):
     """Training data or a training configuration that cannot be used."""

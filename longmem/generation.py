@@ -4,9 +4,11 @@
 after the same text without the bank, so a second pass with an empty bank follows the first, one token behind.
 """
 
+import math
 import queue
 import threading
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -21,13 +23,14 @@ from transformers import (
 from transformers.generation import TemperatureLogitsWarper, TopPLogitsWarper
 from transformers.generation.streamers import BaseStreamer
 
-from longmem.errors import LongMemError
+from longmem.errors import LongMemError, Stopped
 from longmem.memory_bank import MemoryBank
 from longmem.model import LongMemForCausalLM
 from longmem.row_memory import row_chunk_id
-from longmem.trace import Passage, RetrievalTrace, TraceRecorder, collect_passages, join_blocks, token_logprobs
+from longmem.trace import Passage, RetrievalTrace, Seen, TraceRecorder, collect_passages, join_blocks, token_logprobs
 
 RUNNING_TEXT = "generated"
+LEAST_TEMPERATURE = 0.01  # below it logits overflow
 
 
 @dataclass(frozen=True)
@@ -124,19 +127,20 @@ class RunningText:
 class _Shadow:
     """The same tokens with an empty bank: its next-token logits, one forward a token."""
 
-    def __init__(self, model: LongMemForCausalLM) -> None:
-        self.model, self.cache, self.logits_V = model, model.new_cache(), None
+    def __init__(self, model: LongMemForCausalLM, stop: threading.Event) -> None:
+        self.model, self.cache, self.logits_V, self.stop = model, model.new_cache(), None, stop
 
     @torch.no_grad()
     def read(self, ids_BT: Tensor) -> None:
-        output = self.model(ids_BT.to(self.model.device), cache=self.cache, use_cache=True, logits_to_keep=1)
+        options = {"cache": self.cache, "use_cache": True, "logits_to_keep": 1, "stop": self.stop}
+        output = self.model(ids_BT.to(self.model.device), **options)
         self.logits_V = output.logits[0, -1]
 
 
 class Generation(BaseStreamer):
     """A running generation: iterate over its tokens; `trace` and `text` hold what there is so far.
 
-    Leaving the loop, or setting `stop`, ends the run within one token.
+    Leaving the loop, or setting `stop`, ends the run within one token, or one window of the prompt.
     """
 
     def __init__(
@@ -155,7 +159,8 @@ class Generation(BaseStreamer):
         self.recorder = TraceRecorder()
         self.running = RunningText(model.tokenizer, prompt_ids)
         self.tokens: list[GeneratedToken] = []
-        self._shadow = _Shadow(model) if memory is not None and not memory.is_empty else None
+        self._cache = model.new_cache()
+        self._shadow = _Shadow(model, self.stop) if memory is not None and not memory.is_empty else None
         self._queue: queue.Queue[GeneratedToken | BaseException | None] = queue.Queue()
         self._prompt_seen = False
         self._unread: Tensor | None = None
@@ -169,8 +174,7 @@ class Generation(BaseStreamer):
     def trace(self) -> RetrievalTrace:
         """What was retrieved for the tokens generated so far."""
         layers = join_blocks(self.recorder, len(self.tokens))
-        finder = _PassageFinder(self.memory, self.running, self.model.config.chunk_size)
-        self._passages = collect_passages(layers, self._passages, finder)
+        self._collect_passages(layers)
         return RetrievalTrace(
             tokens=[t.text for t in self.tokens],
             token_ids=[t.token_id for t in self.tokens],
@@ -180,37 +184,64 @@ class Generation(BaseStreamer):
             passages=self._passages,
         )
 
+    def _collect_passages(self, layers: dict[int, Seen]) -> None:
+        finder = _PassageFinder(self.memory, self.running, self.model.config.chunk_size)
+        self._passages = collect_passages(layers, self._passages, finder)
+
     def start(self, **options: object) -> "Generation":
         """Run `generate` in a thread."""
-        ids_BT = torch.tensor([self.prompt_ids], device=self.model.device)
+        threading.Thread(target=self._work, args=(options,), daemon=True, name="longmem-generate").start()
+        return self
 
-        def work() -> None:
-            try:
+    def _work(self, options: dict[str, object]) -> None:
+        ids_BT = torch.tensor([self.prompt_ids], device=self.model.device)
+        ended: BaseException | None = None
+        try:
+            with suppress(Stopped):
                 self.model.generate(
                     ids_BT,
                     attention_mask=torch.ones_like(ids_BT),
+                    cache=self._cache,
                     memory=self.memory,
                     before=self.before,
                     exclude=self.exclude,
                     recorder=self.recorder,
+                    stop=self.stop,
                     streamer=self,
                     stopping_criteria=StoppingCriteriaList([_StopWhenSet(self.stop)]),
                     **options,
                 )
-                self._queue.put(None)
-            except BaseException as error:  # handed to whoever reads the tokens
-                self._queue.put(error)
+            self._collect_passages(join_blocks(self.recorder, len(self.tokens)))  # while they are in the bank
+        except BaseException as error:  # handed to whoever reads the tokens
+            ended = error
+        self._queue.put(ended)
 
-        threading.Thread(target=work, daemon=True, name="longmem-generate").start()
-        return self
+    def commit(self, memory: MemoryBank) -> int:
+        """Add to a bank, as a document named `generated`, what has left the window of prompt and text so far.
+
+        Returns: the document's id. Raises LongMemError where nothing has left it yet.
+        """
+        overflow, size = self._cache.overflow, self.model.config.chunk_size
+        if overflow.is_empty:
+            raise LongMemError(f"Nothing has left the window of {self.model.config.window} tokens yet.")
+        first = overflow.dropped_chunks * size
+        spans_T2 = torch.tensor(self.running.spans[first : first + overflow.n_tokens])
+        layers = self.model.config.memory_layers
+        keys, values = (torch.stack([store[b][0] for b in layers]) for store in (overflow.keys, overflow.values))
+        document = memory.begin_document(RUNNING_TEXT, self.running.text[: int(spans_T2[-1, 1])])
+        memory.add(document, keys, values, spans_T2)
+        return document
 
     def put(self, value: Tensor) -> None:
         """Called by `generate`: once with the prompt, then with every token."""
         if not self._prompt_seen:
             self._prompt_seen, self._unread = True, value.reshape(1, -1)
             return
+        if self.stop.is_set():
+            raise Stopped
         token_id = int(value.reshape(-1)[0])
-        logprob = token_logprobs(self.recorder.last_logits_V[None], [token_id])[0]
+        # The model may be a step ahead of its streamer: each token meets the logits of its own step.
+        logprob = token_logprobs(self.recorder.waiting_logits.popleft()[None], [token_id])[0]
         logprob_empty = logprob
         if self._shadow is not None:
             self._shadow.read(self._unread)
@@ -272,7 +303,7 @@ def stream(
     Args:
         memory: the bank to retrieve from, or None for an empty memory.
         before: (document, token): retrieve of this document only what ends there.
-        temperature: above 0; smaller is bolder. top_p: above 0, at most 1.
+        temperature: at least 0.01; smaller is bolder. top_p: above 0, at most 1.
         seed: of the sampling noise; runs with one seed share it.
         exclude: chunk ids that are switched off.
         stop: an event that ends the run.
@@ -297,9 +328,10 @@ def check_options(*, max_new_tokens: int, temperature: float, top_p: float, gree
     """Raises LongMemError for what `stream` would refuse, before anything is loaded or read."""
     if max_new_tokens < 1:
         raise LongMemError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
-    if not greedy and not temperature > 0:
+    if not greedy and not LEAST_TEMPERATURE <= temperature < math.inf:
         raise LongMemError(
-            f"temperature is {temperature}; it must be above 0 (for the most probable token use greedy)."
+            f"temperature is {temperature}; it must be at least {LEAST_TEMPERATURE} (for the most probable token use "
+            "greedy)."
         )
     if not 0 < top_p <= 1:
         raise LongMemError(f"top_p is {top_p}; it must be above 0 and at most 1.")

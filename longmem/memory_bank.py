@@ -83,6 +83,14 @@ class MemoryBank:
         """Bytes held: keys, values and means as allocated, provenance, and the documents' texts."""
         return self._ring.nbytes + sum(sys.getsizeof(document.text) for document in self._documents.values())
 
+    def nbytes_with(self, n_tokens: int, text: str = "") -> int:
+        """Bytes held once a document of so many tokens, and its text, have been added."""
+        texts = self.nbytes - self._ring.nbytes + sys.getsizeof(text)
+        return self._ring.nbytes_with(self._chunks_of(n_tokens)) + texts
+
+    def _chunks_of(self, n_tokens: int) -> int:
+        return -(-n_tokens // self.chunk_size)
+
     @property
     def documents(self) -> dict[int, DocumentRecord]:
         """The documents of which something is in the bank, in the order in which they were begun."""
@@ -115,6 +123,10 @@ class MemoryBank:
         self._next_document += 1
         return self._next_document - 1
 
+    def reserve(self, n_tokens: int) -> None:
+        """Allocate for a document of so many tokens at once, instead of step by step while it is added."""
+        self._ring.reserve(self._chunks_of(n_tokens))
+
     @torch.no_grad()
     def add(
         self,
@@ -135,8 +147,15 @@ class MemoryBank:
         record.tokens_read += done
         if done < total:
             rows_C6 = self._new_rows(document, spans_T2[done:])
-            self._ring.append(rows_C6, keys_LHTD[:, :, done:], values_LHTD[:, :, done:], record.tokens_read)
+            evicted = self._ring.append(rows_C6, keys_LHTD[:, :, done:], values_LHTD[:, :, done:], record.tokens_read)
             record.tokens_read += total - done
+            self._drop_texts(evicted - {document})
+
+    def _drop_texts(self, documents: Collection[int]) -> None:
+        """Let go of the text of documents of which nothing is left; what goes on with one has no text any more."""
+        for document in documents:
+            if not (self._ring.rows_C6[:, DOCUMENT] == document).any():
+                self._documents[document].text = ""
 
     def _complete_last_chunk(self, document: int, keys_LHTD, values_LHTD, spans_T2: np.ndarray) -> int:
         """Put the first tokens into the document's short tail chunk, if it is still here; returns how many."""
@@ -177,7 +196,8 @@ class MemoryBank:
     ) -> Retrieval:
         """The n_chunks best chunks for every query; query head h reads key-value head h // (H / kv_heads).
 
-        before: (document, token) hides chunks of that document that end after that token.
+        before: (document, token) hides chunks of that document, and of others with the same text, that end after that
+            token.
         exclude: ids of chunks that may not be retrieved.
         Returned tensors are on the queries' device.
         """
@@ -228,9 +248,14 @@ class MemoryBank:
         hidden_C = np.isin(rows_C6[:, ID], list(exclude))
         if before is not None:
             document, token = before
-            self._document(document)
-            hidden_C |= (rows_C6[:, DOCUMENT] == document) & (rows_C6[:, TOKEN_STOP] > token)
+            hidden_C |= np.isin(rows_C6[:, DOCUMENT], self._copies(document)) & (rows_C6[:, TOKEN_STOP] > token)
         return torch.from_numpy(~hidden_C).to(self.device)
+
+    def _copies(self, document: int) -> list[int]:
+        """The document and all others with its text, if it is known: Python keeps the hash of a string."""
+        text = self._document(document).text
+        same = [id for id, d in self._documents.items() if text and hash(d.text) == hash(text) and d.text == text]
+        return same or [document]
 
     # Forgetting
 

@@ -5,6 +5,7 @@ The model owns no session: a bank is an argument. `forward` never writes a bank;
 Shapes: B batch, T tokens, V vocabulary, G key-value heads, D head dimension, L memory layers.
 """
 
+import threading
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from longmem.backbone import Backbone, Family, family_of, load_backbone
 from longmem.cache import MemoryCache
 from longmem.config import LongMemConfig, choose_device
 from longmem.documents import Segment
-from longmem.errors import BankMismatchError, LongMemError
+from longmem.errors import BankMismatchError, LongMemError, Stopped
 from longmem.memory_bank import MemoryBank
 from longmem.reading import ReadsDocuments
 from longmem.row_memory import RowMemory, Sources
@@ -224,6 +225,7 @@ class LongMemForCausalLM(ReadsDocuments, PreTrainedModel, GenerationMixin):
         before: tuple[int, int] | None = None,
         exclude: Collection[int] = (),
         recorder: Recorder | None = None,
+        stop: threading.Event | None = None,
         return_dict: bool | None = None,
     ) -> CausalLMOutputWithPast:
         """Next-token logits, retrieving from memory. Text longer than the window runs in blocks as it slides.
@@ -232,15 +234,20 @@ class LongMemForCausalLM(ReadsDocuments, PreTrainedModel, GenerationMixin):
             input_ids: [B, T].
             attention_mask: [B, seen + T], 0 at left padding.
             cache: the cache of an earlier call; with `use_cache` a new one is made.
-            labels: [B, T], -100 where nothing is asked; shifted by one inside.
+            labels: [B, T], -100 where nothing is asked; shifted by one inside. Of the positions kept, like the logits.
             logits_to_keep: only the last so many positions; 0 for all.
             memory: a bank shared by all rows, read only.
             row_memory: memory of the rows themselves (training lanes); without it the cache brings its own.
             before: (document, token): of this document retrieve only what ends at or before this token.
             exclude: bank chunk ids that are switched off.
             recorder: sees the retrievals at the positions whose logits are kept; one row only.
+            stop: set it to end a long text before its next block.
 
         Returns: logits [B, T or logits_to_keep, V], the loss if labels were given, and the cache.
+
+        Raises:
+            Stopped: `stop` was set.
+            BankMismatchError: the bank belongs to another model.
         """
         if memory is not None:
             self.check_bank(memory)
@@ -255,13 +262,13 @@ class LongMemForCausalLM(ReadsDocuments, PreTrainedModel, GenerationMixin):
                 recorder.keep = keep
             side_BTE = self._one_window(input_ids, attention_mask, sources, recorder)
         else:
-            side_BTE = self._blocks(input_ids, attention_mask, cache, sources, recorder, T - keep)
+            side_BTE = self._blocks(input_ids, attention_mask, cache, sources, recorder, T - keep, stop)
         logits = self.backbone.head(side_BTE[:, -keep:])
         if recorder is not None:
             recorder.see_logits(logits)
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1])
+            loss = self.loss_function(logits, labels[:, -keep:], vocab_size=logits.shape[-1])
         return CausalLMOutputWithPast(loss=loss, logits=logits, cache=cache)
 
     def new_cache(self) -> MemoryCache:
@@ -292,8 +299,12 @@ class LongMemForCausalLM(ReadsDocuments, PreTrainedModel, GenerationMixin):
         sources: Sources,
         recorder: Recorder | None,
         record_from: int,
+        stop: threading.Event | None,
     ) -> Tensor:
-        """Fill the window, slide by half when it is full, and so on: the same blocks however the tokens arrive."""
+        """Fill the window, slide by half when it is full, and so on: the same blocks however the tokens arrive.
+
+        Rows with padding have shorter texts: each slides when its own window is full.
+        """
         B, T = ids_BT.shape
         valid_BT = (
             torch.ones(B, T, dtype=torch.bool, device=ids_BT.device)
@@ -302,9 +313,14 @@ class LongMemForCausalLM(ReadsDocuments, PreTrainedModel, GenerationMixin):
         )
         outputs, done = [], 0
         while done < T:
-            if cache.live >= self.config.window:
-                self._slide(cache, sources)
-            size = min(T - done, self.config.window - cache.live)
+            if stop is not None and stop.is_set():
+                raise Stopped
+            used = 0
+            if cache.used_B is not None:
+                if bool((full_B := cache.used_B >= self.config.window).any()):
+                    self._slide(cache, full_B, sources)
+                used = int(cache.used_B.max())
+            size = min(T - done, self.config.window - used)
             if recorder is not None:
                 recorder.keep = max(0, min(size, done + size - record_from))
             block = slice(done, done + size)
@@ -323,9 +339,12 @@ class LongMemForCausalLM(ReadsDocuments, PreTrainedModel, GenerationMixin):
             cache.keep_position_free(layer, k_BGTD, v_BGTD)
         return self.sidenet(states, sources, recorder)
 
-    def _slide(self, cache: MemoryCache, sources: Sources) -> None:
-        """The oldest half leaves for the rows' own memory; with learned positions the rest is encoded again from 0."""
-        cache.slide(self.config.window // 2)
+    def _slide(self, cache: MemoryCache, full_B: Tensor, sources: Sources) -> None:
+        """The oldest half of full rows leaves for their own memory; with learned positions the rest is encoded again.
+
+        It then counts from 0; rows that did not slide have counted from there since they last did.
+        """
+        cache.slide(full_B, self.config.window // 2)
         if self.backbone.family.position == "learned":
             ids_BT, valid_BT = cache.restart_window()
             self._block(ids_BT, valid_BT, cache, sources, None)
@@ -342,7 +361,7 @@ class LongMemForCausalLM(ReadsDocuments, PreTrainedModel, GenerationMixin):
     ) -> dict[str, Any]:
         """Give `forward` what the cache has not seen; `next_sequence_length` counts the live window only."""
         seen = cache.seen if cache is not None else 0
-        passed_on = ("use_cache", "logits_to_keep", "memory", "before", "exclude", "recorder")
+        passed_on = ("use_cache", "logits_to_keep", "memory", "before", "exclude", "recorder", "stop")
         return {
             "input_ids": input_ids[:, seen:],
             "attention_mask": attention_mask,

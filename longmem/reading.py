@@ -97,6 +97,7 @@ class ReadsDocuments:
         encoded = document.encode(self.need_tokenizer())
         total = len(encoded.token_ids)
         number = memory.begin_document(document.name, document.text)
+        memory.reserve(total)
         for parts in batches(segments(total, self.config.window, self.config.read_overlap), batch_size, self):
             self.read_segments(encoded.token_ids, parts, memory=memory, document=number, spans=encoded.spans)
             if progress is not None:
@@ -113,11 +114,16 @@ class ReadsDocuments:
             memory.remove_chunks(chunks)
 
     def check_bank(self, memory: MemoryBank) -> None:
-        """Raises BankMismatchError unless the bank was made by this backbone and these memory layers."""
+        """Raises BankMismatchError unless the bank was made by this backbone, for these memory layers and chunks."""
         if memory.fingerprint != self.fingerprint:
             raise BankMismatchError(
                 f"memory has the fingerprint {memory.fingerprint!r}; this model needs one it made itself "
                 f"({self.fingerprint!r})."
+            )
+        if memory.chunk_size != self.config.chunk_size:
+            raise BankMismatchError(
+                f"memory has chunks of {memory.chunk_size} tokens; this model retrieves chunks of "
+                f"{self.config.chunk_size}."
             )
 
     def need_tokenizer(self) -> PreTrainedTokenizerFast:

@@ -6,6 +6,7 @@ retrieved there are no rows.
 Shapes: L memory layers, H query heads, T steps, C chunks, K retrieved tokens.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -47,7 +48,7 @@ class Passage(NamedTuple):
 
 
 @dataclass
-class _Seen:
+class Seen:
     """What one memory layer showed over the steps of one block."""
 
     chunks_HTC: np.ndarray
@@ -61,18 +62,18 @@ class TraceRecorder:
     """Collects retrievals of one row while the model runs; only the last `keep` positions of each call are kept.
 
     `chunk_weights` are attention inside memory times gate, summed over the tokens of a chunk, so that the weights of a
-    (step, layer, head) sum to its gate.
+    (step, layer, head) sum to its gate. `waiting_logits` are those of the last position of the latest calls.
     """
 
-    layers: dict[int, list[_Seen]] = field(default_factory=dict)
+    layers: dict[int, list[Seen]] = field(default_factory=dict)
     keep: int | None = None
-    last_logits_V: Tensor | None = None
+    waiting_logits: deque[Tensor] = field(default_factory=lambda: deque(maxlen=4))
     steps: int = 0
     first_step: dict[int, int] = field(default_factory=dict)
 
     def see_logits(self, logits_BTV: Tensor) -> None:
         """The end of a call: its positions count as steps, and a layer that spoke for the first time began here."""
-        self.last_logits_V = logits_BTV[0, -1]
+        self.waiting_logits.append(logits_BTV[0, -1])
         self.steps += logits_BTV.shape[1]
         for layer, blocks in self.layers.items():
             self.first_step.setdefault(layer, self.steps - sum(block.gate_HT.shape[1] for block in blocks))
@@ -88,7 +89,7 @@ class TraceRecorder:
             return
         C = retrieval.chunks_BHTC.shape[3]
         chunk_BHTC = weights_BHTK[:, :, kept].unflatten(3, (C, -1)).sum(-1) * gate_BHT[:, :, kept, None]
-        seen = _Seen(
+        seen = Seen(
             retrieval.chunks_BHTC[0, :, kept].cpu().numpy(),
             retrieval.scores_BHTC[0, :, kept].float().cpu().numpy(),
             chunk_BHTC[0].detach().float().cpu().numpy(),
@@ -109,7 +110,7 @@ class RetrievalTrace:
     token_ids: list[int]
     logprobs: list[float]
     logprobs_empty: list[float]
-    layers: dict[int, _Seen]
+    layers: dict[int, Seen]
     passages: dict[int, Passage]
 
     @property
@@ -147,7 +148,7 @@ class RetrievalTrace:
             return pd.DataFrame({c: pd.Series(dtype=float if c == "gate" else int) for c in GATE_COLUMNS})
         return pd.concat(parts, ignore_index=True).sort_values(["step", "layer", "head"], ignore_index=True)
 
-    def _layer_frame(self, layer: int, seen: _Seen) -> pd.DataFrame:
+    def _layer_frame(self, layer: int, seen: Seen) -> pd.DataFrame:
         head, step, rank = np.nonzero(seen.chunks_HTC != -1)
         chunk = seen.chunks_HTC[head, step, rank]
         ids, inverse = np.unique(chunk, return_inverse=True)
@@ -175,7 +176,7 @@ class RetrievalTrace:
         )[COLUMNS]
 
 
-def join_blocks(recorder: TraceRecorder, steps: int) -> dict[int, _Seen]:
+def join_blocks(recorder: TraceRecorder, steps: int) -> dict[int, Seen]:
     """The recorded blocks of each layer as one array over `steps` steps.
 
     A layer is silent before anything is in memory; those steps come first, and hold nothing. The model may be ahead of
@@ -193,12 +194,12 @@ def join_blocks(recorder: TraceRecorder, steps: int) -> dict[int, _Seen]:
             np.pad(p, [(0, 0), (first, 0)] + [(0, 0)] * (p.ndim - 2), constant_values=fill)[:, :steps]
             for p, fill in zip(parts, fills, strict=True)
         ]
-        joined[layer] = _Seen(*padded)
+        joined[layer] = Seen(*padded)
     return joined
 
 
 def collect_passages(
-    layers: dict[int, _Seen], known: dict[int, Passage], find: Callable[[int], Passage]
+    layers: dict[int, Seen], known: dict[int, Passage], find: Callable[[int], Passage]
 ) -> dict[int, Passage]:
     """The passage of every chunk seen, asking `find` only for those not in `known`."""
     passages = dict(known)

@@ -152,7 +152,7 @@ def test_cached_uncached_and_token_by_token_agree_over_three_windows(family):
     torch.testing.assert_close(torch.cat(parts, dim=1), at_once, atol=1e-4, rtol=0)
 
 
-def test_padding_on_the_left_changes_nothing_in_the_first_window_and_stays_finite_after_it(family):
+def test_padding_on_the_left_changes_nothing_over_three_windows(family):
     model = make_longmem(family)
     generator = torch.Generator().manual_seed(1)
     ids = torch.stack([2 + torch.randperm(126, generator=generator)[:90] for _ in range(2)])
@@ -160,10 +160,9 @@ def test_padding_on_the_left_changes_nothing_in_the_first_window_and_stays_finit
     mask[1, :18] = 0  # more than the half that leaves the window first, and no whole number of chunks
     with torch.no_grad():
         together = model(ids, attention_mask=mask).logits
-        alone, first = model(ids[1:, 18:32]).logits, model(ids[:1]).logits
-    torch.testing.assert_close(together[1:, 18:32], alone, atol=1e-4, rtol=0)
+        alone, first = model(ids[1:, 18:]).logits, model(ids[:1]).logits
+    torch.testing.assert_close(together[1:, 18:], alone, atol=1e-4, rtol=0)
     torch.testing.assert_close(together[:1], first, atol=1e-4, rtol=0)
-    assert torch.isfinite(together[1, 18:]).all()
 
 
 def test_what_leaves_the_window_is_remembered_with_its_own_keys_and_values(family):

@@ -42,7 +42,7 @@ def spans(n: int, first: int = 0) -> torch.Tensor:
 
 
 def read(bank: MemoryBank, n: int, name: str = "a", seed: int = 0) -> int:
-    document = bank.begin_document(name, "x" * 3 * n)
+    document = bank.begin_document(name, name[0] * 3 * n)
     bank.add(document, *tokens(n, seed), spans(n))
     return document
 
@@ -327,6 +327,34 @@ def test_evicted_documents_lose_their_counts_and_then_their_entry():
         bank.chunk(0)
 
 
+def test_the_text_of_a_document_leaves_with_its_last_chunk(tmp_path):
+    bank = a_bank(capacity=4 * S)
+    for number in range(20):
+        document = bank.begin_document(f"d{number}", f"{number:04d}" * 500)
+        bank.add(document, *tokens(3 * S, number))
+    assert [record.name for record in bank.documents.values()] == ["d18", "d19"]
+    bank.save(tmp_path / "bank")
+    saved = (tmp_path / "bank" / "memory.json").read_text()
+    assert "0019" * 500 in saved
+    assert "0017" * 2 not in saved
+    assert bank.nbytes < a_bank(capacity=4 * S).nbytes_with(4 * S) + 3 * 2100
+
+
+@pytest.mark.parametrize("chunk_key", ["max", "mean"])
+def test_what_a_document_will_take_is_known_before_it_is_read(chunk_key):
+    bank = a_bank(capacity=6_000 * S, chunk_key=chunk_key)
+    for n, seed in ((10, 1), (4_097 * S, 2), (9_000 * S, 3)):
+        text = "x" * 3 * n
+        expected = bank.nbytes_with(n, text)
+        document = bank.begin_document("a", text)
+        bank.reserve(n)
+        keys, values = tokens(n, seed)
+        for start in range(0, n, 500):
+            bank.add(document, keys[:, :, start : start + 500], values[:, :, start : start + 500])
+        assert bank.nbytes <= expected
+        assert bank.nbytes > 0.9 * expected or n > bank.capacity
+
+
 def test_capacity_is_rounded_down_to_whole_chunks():
     bank = a_bank(capacity=4 * S + 3)
     read(bank, 6 * S)
@@ -366,6 +394,14 @@ def test_before_hides_the_chunks_of_its_document_that_end_later():
     assert set(found[0, 0, 0].tolist()) == {0, 1, 2, 3, -1}
     found = everything(bank, before=(second, 2 * S)).chunks_BHTC
     assert set(found[0, 0, 0].tolist()) == {0, 1, 2, 3, 4, -1}
+
+
+def test_before_hides_the_same_text_read_a_second_time():
+    bank = a_bank()
+    first, second, other = read(bank, 3 * S, "a"), read(bank, 3 * S, "a"), read(bank, 3 * S, "b")
+    found = everything(bank, before=(second, S)).chunks_BHTC
+    shown = {(c.document, c.token_start) for c in map(bank.chunk, found[found >= 0].unique().tolist())}
+    assert shown == {(first, 0), (second, 0), (other, 0), (other, S), (other, 2 * S)}
 
 
 def test_excluded_chunks_are_not_retrieved():

@@ -98,16 +98,22 @@ def test_a_bank_that_may_not_be_searched_is_as_good_as_empty(tiny_model, bank):
 
 
 def test_padding_never_enters_the_memory_of_a_row(tiny_model):
-    """Nine columns of padding: two chunks of it alone, and one that it shares with the first three tokens."""
-    mask = torch.ones(1, 97).long()
-    mask[:, :9] = 0
-    recorder, cache = TraceRecorder(), tiny_model.new_cache()
-    options = {"cache": cache, "use_cache": True, "recorder": recorder}
-    tiny_model(ids_of(tiny_model, 97), attention_mask=mask, **options)
-    found = set(np.concatenate([b.chunks_HTC.ravel() for b in recorder.layers[1]]).tolist())
-    assert {-2, -3}.isdisjoint(found)
-    assert -4 in found
-    assert cache.overflow.valid_BN[0, :12].tolist() == [False] * 9 + [True] * 3
+    ids, padding = ids_of(tiny_model, 88), torch.full((1, 9), 1)
+    seen = {}
+    for name, row, mask in (
+        ("alone", ids, torch.ones(1, 88).long()),
+        ("padded", torch.cat([padding, ids], dim=1), torch.cat([torch.zeros(1, 9), torch.ones(1, 88)], dim=1).long()),
+    ):
+        recorder, cache = TraceRecorder(), tiny_model.new_cache()
+        tiny_model(row, attention_mask=mask, cache=cache, use_cache=True, recorder=recorder)
+        chunks = np.concatenate([block.chunks_HTC for block in recorder.layers[1]], axis=1)
+        seen[name] = (cache.overflow, chunks[:, -40:])
+    (alone, found), (padded, found_padded) = seen["alone"], seen["padded"]
+    assert padded.valid_BN.all()
+    assert padded.n_tokens == alone.n_tokens == 64
+    for layer in (1, 3):
+        torch.testing.assert_close(padded.keys[layer], alone.keys[layer], atol=1e-5, rtol=0)
+    assert np.array_equal(found, found_padded)
 
 
 def test_a_bank_holds_the_tokens_of_its_documents_and_no_others(tiny_model):
@@ -222,13 +228,13 @@ def test_beams_score_their_text_as_one_call_does(tiny_model, bank):
     torch.testing.assert_close(total, out.sequences_scores[0], atol=1e-3, rtol=0)
 
 
-def test_a_left_padded_row_equals_the_row_alone_until_the_first_slide(tiny_model, bank):
+def test_a_left_padded_row_equals_the_row_alone_over_three_windows(tiny_model, bank):
     ids = ids_of(tiny_model, 12)
     padded = torch.cat([torch.full((1, 6), 1), ids], dim=1)
     mask = torch.cat([torch.zeros(1, 6), torch.ones(1, 12)], dim=1).long()
     both = torch.cat([ids_of(tiny_model, 18, seed=5), padded])
     masks = torch.cat([torch.ones(1, 18).long(), mask])
-    options = {"max_new_tokens": 14, "min_new_tokens": 14, "do_sample": False, "memory": bank}
+    options = {"max_new_tokens": 90, "min_new_tokens": 90, "do_sample": False, "memory": bank}
     alone = tiny_model.generate(ids, attention_mask=torch.ones_like(ids), **options)
     together = tiny_model.generate(both, attention_mask=masks, **options)
     assert torch.equal(alone[0, 12:], together[1, 18:])
@@ -324,6 +330,21 @@ def test_a_bank_of_another_model_is_refused(tiny_model):
     other = LongMemForCausalLM.from_backbone(tiny_smollm3(), memory_layers=[1], window=32, retrieved_tokens=16)
     with pytest.raises(BankMismatchError, match="fingerprint"):
         tiny_model(ids_of(tiny_model, 4), memory=other.new_bank())
+
+
+def test_a_bank_of_another_chunk_size_is_refused(tiny_model):
+    bank = tiny_model.new_bank()
+    bank.chunk_size = 8
+    with pytest.raises(BankMismatchError, match="chunks of 8 tokens"):
+        tiny_model(ids_of(tiny_model, 8), memory=bank)
+
+
+def test_the_loss_of_the_positions_kept_is_that_of_those_positions(tiny_model):
+    ids = ids_of(tiny_model, 20)
+    labels = ids.clone()
+    labels[:, :-5] = -100
+    whole = tiny_model(ids, labels=labels).loss
+    torch.testing.assert_close(tiny_model(ids, labels=labels, logits_to_keep=6).loss, whole)
 
 
 def test_a_saved_model_is_the_same_and_frozen_again(tiny_model, tmp_path):
