@@ -11,7 +11,7 @@ from app.markup import TokenMark
 from app.session import OWN_TEXT, Run, Session, Source, memory_map, with_own_text
 from app.writing import Writing, write
 from longmem.errors import LongMemError
-from longmem.generation import GeneratedToken, Generation, continuation_point, stream
+from longmem.generation import LEAST_TEMPERATURE, GeneratedToken, Generation, continuation_point, stream
 from longmem.memory_bank import MemoryBank
 from longmem.model import LongMemForCausalLM
 
@@ -34,8 +34,10 @@ class Settings:
             raise LongMemError("Length, temperature, top-p and seed must all be numbers: fill in the empty one.")
         if not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
             raise LongMemError(f"Length is {self.max_new_tokens}; it must be from 1 to {MAX_NEW_TOKENS} tokens.")
-        if not 0 <= self.temperature <= 5:
-            raise LongMemError(f"Temperature is {self.temperature}; it must be from 0 (no chance) to 5.")
+        if self.temperature != 0 and not LEAST_TEMPERATURE <= self.temperature <= 5:
+            raise LongMemError(
+                f"Temperature is {self.temperature}; it must be 0 (no chance), or from {LEAST_TEMPERATURE} to 5."
+            )
         if not 0 < self.top_p <= 1:
             raise LongMemError(f"Top-p is {self.top_p}; it must be above 0 and at most 1.")
         if not 0 <= self.seed < 2**31:
@@ -48,6 +50,10 @@ class Place:
 
     document: int
     share: float
+
+    def __post_init__(self) -> None:
+        if not isfinite(self.share):
+            raise LongMemError(f"Place is {self.share}; it must be a share of the document from 0 to 1.")
 
     def character(self, text: str) -> int:
         """The character where `text` is cut: at the end of the word near the share, with at least one before it."""

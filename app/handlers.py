@@ -68,6 +68,7 @@ class Studio:
                 bank = self.shelf.opening_bank()
                 self.store.reserve(session, bank.nbytes)
                 session.bank = bank
+                self.store.settle(session)
             yield self._memory_view(session)
         except Exception as error:
             yield self._memory_view(session, notice=said(error))
@@ -136,7 +137,8 @@ class Studio:
         """Remember the token and layer that the page chose; False, and no change, where the last run has no such."""
         session = self.store.get(key)
         run = session.run
-        if run is None or step not in set(run.tokens.step) or layer not in {None, *run.gates.layer}:
+        known = run is not None and isinstance(step, int) and isinstance(layer, int | None)
+        if not known or step not in set(run.tokens.step) or layer not in {None, *run.gates.layer}:
             return False
         session.chosen = (int(step), None if layer is None else int(layer))
         return True
@@ -188,6 +190,8 @@ class Studio:
         """API: `text, tokens, effect` after every token; the last has `memory` and `trace` (its first ranks) too."""
         chosen = Settings(**settings)
         check_prompt(prompt)
+        if not isinstance(trace_ranks, int) or isinstance(trace_ranks, bool) or trace_ranks < 0:
+            raise LongMemError(f"trace_ranks is {trace_ranks!r}; it must be a whole number, 0 or more.")
         with alone(self.store.get(key)) as session:
             session.stop_generating.clear()
             writing = begin(self.model, prompt, chosen, session.bank if use_memory else None)
@@ -237,17 +241,14 @@ class Studio:
         for number, document in enumerate(documents, start=1):
             if session.stop_reading.is_set():
                 return
-            self._make_room(session, document)
+            n_tokens = len(document.encode(self.model.tokenizer).token_ids)
+            self.store.reserve(session, session.bank.nbytes_with(n_tokens, document.text))
             title = f"Reading {document.name}" + (f" ({number} of {len(documents)})" if len(documents) > 1 else "")
-            for progress in read(self.model, document, session.bank, session.stop_reading):
-                yield markup.progress(title, progress.done, progress.total, progress.seconds)
-
-    def _make_room(self, session: Session, document: Document) -> None:
-        """Ask the store for the bytes that this document will add to the bank."""
-        bank = session.bank
-        n_tokens = len(document.encode(self.model.tokenizer).token_ids)
-        wanted = min(bank.capacity, bank.n_tokens + n_tokens)
-        self.store.reserve(session, max(0, wanted * bytes_per_token(bank) - bank.nbytes))
+            try:
+                for progress in read(self.model, document, session.bank, session.stop_reading):
+                    yield markup.progress(title, progress.done, progress.total, progress.seconds)
+            finally:
+                self.store.settle(session)
 
     def _change(self, key: str, change: Callable[[MemoryBank], object]) -> MemoryView:
         """Change the bank while nothing else uses it."""
@@ -288,11 +289,6 @@ def news(session: Session) -> str:
     told, session.follows_freed = session.follows_freed, False
     text = "Your earlier memory rested for long and was freed: read your documents again." if told else ""
     return markup.note(text, "error")
-
-
-def bytes_per_token(bank: MemoryBank) -> int:
-    """Bytes that one more token takes in a bank: keys and values of every memory layer and head."""
-    return len(bank.memory_layers) * bank.kv_heads * bank.head_dim * 2 * bank.dtype.itemsize
 
 
 def pasted(name: str, text: str) -> Document:

@@ -56,6 +56,7 @@ class Session:
     run: Run | None = None
     chosen: tuple[int | None, int | None] = (None, None)  # step and layer that the inspector is at
     used: float = 0.0
+    promised: int = 0  # bytes that the bank will hold once what is being read has been read
     follows_freed: bool = False  # the store ended an earlier session of this key: its visitor must be told
 
     @property
@@ -128,8 +129,8 @@ class SessionStore:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all banks together."""
-        return sum(session.bank.nbytes for session in list(self._sessions.values()))
+        """Bytes of all banks together, what is being read counted as if it had been."""
+        return sum(max(session.bank.nbytes, session.promised) for session in list(self._sessions.values()))
 
     def create(self, key: str) -> Session:
         """A new session with an empty bank under `key`; frees what was idle or too many. Replaces one of that key."""
@@ -149,13 +150,15 @@ class SessionStore:
         with self._lock:
             self._drop(key)
 
-    def reserve(self, session: Session, extra_bytes: int) -> None:
-        """Make room for `extra_bytes` more in this session's bank by freeing others that rest.
+    def reserve(self, session: Session, n_bytes: int) -> None:
+        """Promise this session's bank `n_bytes` in all, by freeing others that rest; hold its lock, then `settle`.
 
         Errors: MemoryBudgetError where that is not enough.
         """
         with self._lock:
             self._free_idle()
+            session.promised = 0
+            extra_bytes = max(0, n_bytes - session.bank.nbytes)
             while self.nbytes + extra_bytes > self.byte_budget:
                 if not self._free_oldest(keep=session.key):
                     raise MemoryBudgetError(
@@ -163,6 +166,11 @@ class SessionStore:
                         f"{_mib(self.byte_budget)} that all sessions share are in use: remove a document, clear the "
                         "memory, or read a shorter text."
                     )
+            session.promised = n_bytes
+
+    def settle(self, session: Session) -> None:
+        """What was promised has been read, or will not be: from now on the bank counts with what it holds."""
+        session.promised = 0
 
     def _create(self, key: str) -> Session:
         self._drop(key)
@@ -199,4 +207,4 @@ class SessionStore:
 
 
 def _mib(n_bytes: int) -> str:
-    return f"{n_bytes / 2**20:,.0f} MiB"
+    return f"{n_bytes / 2**20:,.0f} MiB" if n_bytes >= 2**20 else f"{n_bytes / 2**10:,.0f} KiB"

@@ -315,6 +315,8 @@ def needle(
         wanted = [int(n) for n in lengths.split(",")]
     except ValueError:
         raise LongMemError(f"--lengths is {lengths!r}; it must be whole numbers separated by commas.") from None
+    if min(wanted) < 1:
+        raise LongMemError(f"--lengths is {lengths!r}; each must be at least 1 token.")
     options = {"lengths": wanted, "facts": facts, "same_form": same_form, "seed": seed, "read_overlap": read_overlap}
     measure_needle(model, documents, json_path=json_file, **options)
 

@@ -82,9 +82,9 @@ def test_sampling_follows_the_distribution(tiny_model):
 def test_top_p_leaves_out_what_is_improbable(tiny_model):
     ids = torch.tensor([tiny_model.tokenizer("The ship")["input_ids"]])
     with torch.no_grad():
-        order = (tiny_model(ids).logits[0, -1] * 20).softmax(-1).sort(descending=True)
-    nucleus = set(order.indices[: int((order.values.cumsum(0) < 0.6).sum()) + 1].tolist())
-    options = {"max_new_tokens": 1, "temperature": 0.05, "top_p": 0.6}
+        order = (tiny_model(ids).logits[0, -1] * 5).softmax(-1).sort(descending=True)
+    nucleus = set(order.indices[: int((order.values.cumsum(0) < 0.4).sum()) + 1].tolist())
+    options = {"max_new_tokens": 1, "temperature": 0.2, "top_p": 0.4}
     drawn = {run(tiny_model, None, seed=s, **options)[1][0].token_id for s in range(60)}
     assert len(nucleus) > 1
     assert drawn <= nucleus
@@ -131,18 +131,14 @@ def test_what_left_the_window_can_be_committed_to_the_bank(tiny_model, bank):
     record = bank.documents[document]
     assert record.name == "generated"
     assert ("The ship" + generation.text).startswith(record.text)
-    assert record.n_tokens == 32 + 16
+    assert record.n_tokens == 32  # of some sixty: the window has slid twice
     chunks = [chunk for chunk in bank.chunks() if chunk.document == document]
     assert "".join(record.text[c.start : c.stop] for c in chunks) == record.text
-    # The bank holds what reading the text would give: a window's first tokens have the same past in both.
-    read = tiny_model.new_bank()
-    tiny_model.remember(Document.from_text("generated", record.text), memory=read)
-    queries = torch.randn(1, 4, 1, tiny_model.head_dim)
+    states = tiny_model.backbone(torch.tensor([generation.running.ids[:32]]))
     tiny_model.forget(bank, 0)
-    found, expected = (b.search(1, queries, n_chunks=4) for b in (bank, read))
-    assert found.keys_BHTKD.shape == expected.keys_BHTKD.shape
-    first = [b._ring.keys[0][:, :32].float() for b in (bank, read)]
-    torch.testing.assert_close(*first, atol=0.05, rtol=0.05)
+    for index, layer in enumerate((1, 3)):
+        stored_GTD = bank._ring.keys[index][:, :32]
+        torch.testing.assert_close(stored_GTD, states.qkv[layer][1][0], atol=1e-4, rtol=0)
 
 
 def test_nothing_can_be_committed_before_the_window_slides(tiny_model, bank):
@@ -268,11 +264,8 @@ def test_a_document_is_continued_with_what_comes_before_only(tiny_model, bank):
     ("option", "value"),
     [
         ("max_new_tokens", 0),
-        ("temperature", 0.0),
-        ("temperature", 1e-40),
-        ("temperature", -1.0),
-        ("top_p", 0.0),
-        ("top_p", 1.1),
+        *[("temperature", value) for value in (0.0, 1e-40, -1.0, float("inf"), float("nan"))],
+        *[("top_p", value) for value in (0.0, 1.1)],
     ],
 )
 def test_options_outside_what_is_allowed_are_refused_by_name(tiny_model, option, value):

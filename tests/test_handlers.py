@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from app.generating import Place
-from app.handlers import CHARTS, Studio, bytes_per_token
+from app.handlers import CHARTS, Studio
 from app.reading import SampleShelf, read
 from app.session import SessionStore
 from longmem.documents import Document
-from longmem.errors import DocumentError, LongMemError
+from longmem.errors import DocumentError, LongMemError, MemoryBudgetError
 from longmem.memory_bank import MemoryBank
 
 STORY = "The lighthouse keeper wrote the name of every ship in a long ledger. " * 12
@@ -166,16 +166,44 @@ def test_nothing_changes_the_bank_while_it_is_in_use(opened):
 def test_the_budget_is_said_when_it_is_reached(tiny_model, samples):
     store = SessionStore(tiny_model.new_bank, byte_budget=1)
     studio = Studio(tiny_model, store, SampleShelf(tiny_model, samples))
-    assert "MiB" in last(studio.open("me")).notice
-    assert "MiB" in last(studio.read_text("me", "a", STORY)).notice
+    assert "that all sessions share" in last(studio.open("me")).notice
+    assert "that all sessions share" in last(studio.read_text("me", "a", STORY)).notice
     assert bank(studio).is_empty
 
 
-def test_bytes_per_token_are_those_of_the_bank(opened):
-    full = bank(opened)
-    keys_and_values = full.capacity * bytes_per_token(full)
-    assert bytes_per_token(full) == len(full.memory_layers) * 2 * full.kv_heads * full.head_dim * full.dtype.itemsize
-    assert full.nbytes <= keys_and_values + 200_000
+def test_reading_never_takes_more_than_the_budget(tiny_model, samples):
+    """However little is left: what a reading may take is known, and promised, before it begins."""
+    refused = 0
+    for budget in range(560_000, 600_000, 4_000):
+        store = SessionStore(tiny_model.new_bank, byte_budget=budget)
+        studio = Studio(tiny_model, store, SampleShelf(tiny_model, samples))
+        list(studio.open("me"))
+        for number in range(4):
+            view = last(studio.read_text("me", f"t{number}", STORY * 3))
+            refused += "of memory, but" in view.notice
+            assert bank(studio).nbytes <= budget
+            assert store.get("me").promised == 0
+    assert refused
+
+
+def test_a_promised_reading_counts_while_it_goes_on(tiny_model):
+    store = SessionStore(tiny_model.new_bank, byte_budget=1_000_000)
+    store.reserve(store.get("me"), 700_000)
+    with store.get("me").lock, pytest.raises(MemoryBudgetError):
+        store.reserve(store.get("you"), 700_000)
+    store.settle(store.get("me"))
+    store.reserve(store.get("you"), 700_000)
+
+
+@pytest.mark.parametrize("ranks", ["4", None, -1, True, 1.5])
+def test_ranks_that_are_no_number_are_named(opened, ranks):
+    with pytest.raises(LongMemError, match="trace_ranks is"):
+        list(opened.generate_text("me", "The", SETTINGS, use_memory=True, trace_ranks=ranks))
+
+
+def test_a_place_that_is_no_number_is_named():
+    with pytest.raises(LongMemError, match="Place is nan"):
+        Place(0, float("nan"))
 
 
 def test_a_visitor_whose_memory_was_freed_is_told(tiny_model, samples):

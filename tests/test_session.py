@@ -131,9 +131,9 @@ def test_reserving_frees_others_at_rest_before_it_refuses(clock):
     fill(store.get("a").bank)
     me = store.get("b")
     fill(me.bank)
-    store.reserve(me, 0)
+    store.reserve(me, me.bank.nbytes)
     assert "a" in store
-    store.reserve(me, bank.nbytes)
+    store.reserve(me, 2 * bank.nbytes)
     assert "a" not in store
 
 

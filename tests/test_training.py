@@ -309,6 +309,42 @@ def test_metrics_of_steps_that_a_kill_has_undone_are_not_counted_twice(tmp_path)
     assert [line["tokens"] for line in lines] == [10, 20, 30]
 
 
+def test_a_run_cut_before_its_first_checkpoint_begins_anew(pack, tmp_path, monkeypatch):
+    """A kill leaves halves of the tokenizer and of the tokenised pack, and metrics of steps that nobody has."""
+    whole = pretrain(backbone_settings(pack, tmp_path / "whole"))
+    cut = tmp_path / "cut"
+    for folder in (cut / "tokenizer.part", tmp_path / "cache" / "0123456789abcdef.part"):
+        folder.mkdir(parents=True)
+        (folder / "half").write_text("{")
+    (cut / "metrics.jsonl").write_text('{"step": 1, "loss": 9.0}\n{"step": 2, "lo')
+    resumed = pretrain(backbone_settings(pack, cut, resume=True))
+    assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+    rows = [json.loads(line) for line in (cut / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
+
+
+def test_a_run_goes_on_with_the_settings_it_began_with(pack, tmp_path):
+    pretrain(backbone_settings(pack, tmp_path))
+    with pytest.raises(TrainingDataError, match=r"batch_rows is 1, but .* begun with 2"):
+        pretrain(backbone_settings(pack, tmp_path, resume=True, batch_rows=1))
+    pretrain(backbone_settings(pack, tmp_path, resume=True, max_minutes=1.0))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"), [("{", "line 2 .* is not JSON"), ('{"title": "a"}', 'line 2 .* has no "text"')]
+)
+def test_a_wrong_line_of_a_pack_is_named(tmp_path, line, said):
+    path = tmp_path / "pack.jsonl"
+    path.write_text('{"text": "The ship."}\n' + line)
+    with pytest.raises(TrainingDataError, match=said):
+        list(read_packs([path]))
+
+
+def test_too_little_text_for_a_row_is_said(pack, tmp_path):
+    with pytest.raises(TrainingDataError, match="needs 9002 at least"):
+        pretrain(backbone_settings(pack, tmp_path, window=9000))
+
+
 def test_a_run_does_not_write_over_another(pack, tmp_path):
     pretrain(backbone_settings(pack, tmp_path))
     with pytest.raises(TrainingDataError, match="--resume"):

@@ -7,11 +7,13 @@ import hashlib
 import json
 import lzma
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from accelerate import PartialState
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -28,7 +30,7 @@ def read_pack(path: str | Path) -> Iterator[tuple[str, str]]:
     """Yield (title, text) of every document of one pack, in order.
 
     Raises:
-        TrainingDataError: the path does not exist or is of an unknown kind.
+        TrainingDataError: the path does not exist or is of an unknown kind, or a line is not as it should be.
     """
     path = Path(path)
     if path.is_dir():
@@ -37,14 +39,26 @@ def read_pack(path: str | Path) -> Iterator[tuple[str, str]]:
     elif path.name.endswith((".jsonl", ".jsonl.xz")) and path.is_file():
         opener = lzma.open if path.suffix == ".xz" else open
         with opener(path, "rt", encoding="utf-8") as lines:
-            for line in lines:
+            for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    row = json.loads(line)
-                    yield row["title"], row["text"]
+                    yield _pack_row(path, number, line)
     elif path.suffix == ".txt" and path.is_file():
         yield path.stem, path.read_text(encoding="utf-8", errors="replace")
     else:
         raise TrainingDataError(f"data: {path} is not a .jsonl, .jsonl.xz or .txt file and not a folder of text files.")
+
+
+def _pack_row(path: Path, number: int, line: str) -> tuple[str, str]:
+    """Title and text of one line; a document without a title is called by its line."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise TrainingDataError(f"data: line {number} of {path} is not JSON ({error}).") from error
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        raise TrainingDataError(
+            f'data: line {number} of {path} has no "text"; a line is {{"title": ..., "text": ...}}.'
+        )
+    return str(row.get("title") or f"line {number}"), row["text"]
 
 
 def read_packs(paths: Iterable[str | Path], max_characters: int | None = None) -> Iterator[tuple[str, str]]:
@@ -112,8 +126,11 @@ def tokenize_packs(
             key.update(_digest(file))
     key.update(str(max_characters).encode())
     folder = Path(cache_dir) / key.hexdigest()[:16]
-    if not (folder / "starts.npy").exists():
-        _tokenize_into(folder, read_packs(paths, max_characters), tokenizer)
+    with PartialState().main_process_first():
+        if not folder.exists():
+            part = folder.with_name(f"{folder.name}.part")
+            _tokenize_into(part, read_packs(paths, max_characters), tokenizer)
+            part.rename(folder)
     return TokenCorpus(np.load(folder / "ids.npy", mmap_mode="r"), np.load(folder / "starts.npy"))
 
 
@@ -127,8 +144,9 @@ def _digest(path: Path) -> bytes:
 
 
 def _tokenize_into(folder: Path, documents: Iterable[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> None:
-    """Write ids.npy, then starts.npy: the second file is the mark of a whole result."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write ids.npy and starts.npy."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     dtype = np.uint16 if len(tokenizer) <= 65_536 else np.uint32
     parts, lengths, batch = [], [], []

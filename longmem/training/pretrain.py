@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedTokenizerFast, SmolLM3Config, SmolLM3ForCausalLM
@@ -137,9 +137,12 @@ def _tokenizer(settings: BackboneTraining) -> PreTrainedTokenizerFast:
     if settings.tokenizer or settings.start_from:
         return PreTrainedTokenizerFast.from_pretrained(settings.tokenizer or settings.start_from)
     folder = Path(settings.output) / "tokenizer"
-    if not folder.exists():
-        texts = (text for pack in settings.packs for _, text in read_packs([pack], 24_000_000))
-        train_tokenizer(texts, settings.vocab_size).save_pretrained(folder)
+    with PartialState().main_process_first():
+        if not folder.exists():
+            texts = (text for pack in settings.packs for _, text in read_packs([pack], 24_000_000))
+            part = folder.with_name("tokenizer.part")
+            train_tokenizer(texts, settings.vocab_size).save_pretrained(part)
+            part.rename(folder)
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 

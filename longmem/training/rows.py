@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from longmem.errors import TrainingDataError
 from longmem.training.data import RESERVED, TokenCorpus
 from longmem.training.facts import make_fact, make_template
 from longmem.training.tasks import DemonstrationStreams
@@ -61,6 +62,11 @@ class BackboneRows(Dataset):
         seed: int,
     ) -> None:
         self.corpora, self.shares, self.tokenizer = corpora, shares, tokenizer
+        for corpus in corpora:
+            if len(corpus.ids) <= length + 1:
+                raise TrainingDataError(
+                    f"packs: one holds {len(corpus.ids)} tokens; a row of this run needs {length + 2} at least."
+                )
         self.length, self.rows, self.dense_rows = length, rows, dense_rows
         self.mixture, self.later, self.seed = mixture, mixture.scaled(later), seed
         self.streams = DemonstrationStreams(corpora, shares, tokenizer)

@@ -116,6 +116,8 @@ class Run:
         """Load the newest whole checkpoint, if there is one."""
         found = self._checkpoints()
         if not found:
+            if self.accelerator.is_main_process:
+                self._forget_metrics()
             return False
         self.accelerator.load_state(str(found[-1]))
         state = json.loads((found[-1] / "run.json").read_text())
@@ -130,20 +132,42 @@ class Run:
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step]
         if len(kept) < len(lines):
-            path.with_suffix(".part").write_text("".join(kept))
-            path.with_suffix(".part").replace(path)
+            write_whole(path, "".join(kept))
 
     def _checkpoints(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("checkpoint-*") if (p / "run.json").exists())
 
 
+# What may differ between the calls of one run: how long it goes, where, and what it says; the rest decides all.
+FREE_SETTINGS = set(
+    "resume max_minutes total_minutes total_steps total_tokens checkpoint_minutes log_every probe_every workers "
+    "compile mixed_precision packs backbone start_from tokenizer output search_backend".split()
+)
+
+
 def prepare_folder(folder: str | Path, *, resume: bool, settings: object) -> None:
-    """Refuse to write over another run; keep the settings beside the weights."""
+    """Refuse to write over another run, or to go on with one under other settings; keep them beside the weights."""
     folder = Path(folder)
     if not resume and any(folder.glob("checkpoint-*")):
         raise TrainingDataError(f"output: {folder} holds a run already; use --resume to go on, or another folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=1, default=str))
+    path, given = folder / "settings.json", json.loads(json.dumps(asdict(settings), default=str))
+    if resume and path.exists():
+        before = json.loads(path.read_text())
+        for name in sorted(set(before) & set(given) - FREE_SETTINGS):
+            if before[name] != given[name]:
+                raise TrainingDataError(
+                    f"{name} is {given[name]!r}, but the run in {folder} was begun with {before[name]!r}; "
+                    "a run goes on with the settings that it began with."
+                )
+    write_whole(path, json.dumps(given, indent=1))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file beside the old one and rename it, so that a kill leaves one or the other."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
 
 
 def make_optimizers(

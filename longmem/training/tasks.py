@@ -53,7 +53,7 @@ _NEGATION = r"\b(?:not|no|never|nothing|none)\b"
 
 def _either(first: str, second: str) -> Callable[[str], int | None]:
     """0 where only the first pattern occurs, 1 where only the second does."""
-    patterns = [re.compile(pattern) for pattern in (first, second)]
+    patterns = [re.compile(pattern, re.IGNORECASE) for pattern in (first, second)]
 
     def classify(sentence: str) -> int | None:
         found = [bool(pattern.search(sentence)) for pattern in patterns]
