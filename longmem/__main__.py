@@ -100,10 +100,11 @@ def _load(model: str, device: str) -> "LongMemForCausalLM":
         raise LongMemError(f"--model is {model!r}; no LongMem model can be loaded from it ({reason}).") from error
 
 
-def _remember(model: "LongMemForCausalLM", documents: list[Path], memory: "MemoryBank") -> None:
-    """Read files into a bank, with a bar of tokens on standard error."""
+def _remember(model: "LongMemForCausalLM", documents: list[Path], memory: "MemoryBank") -> list[int]:
+    """Read files into a bank, with a bar of tokens on standard error. Returns the documents' ids in the bank."""
     from longmem.documents import Document
 
+    numbers = []
     for document in [Document.from_file(path) for path in documents]:
         with tqdm(desc=document.name, unit="tok", file=sys.stderr) as bar:
 
@@ -111,7 +112,17 @@ def _remember(model: "LongMemForCausalLM", documents: list[Path], memory: "Memor
                 bar.total = total
                 bar.update(done - bar.n)
 
-            model.remember(document, memory=memory, progress=show)
+            numbers.append(model.remember(document, memory=memory, progress=show))
+    return numbers
+
+
+def _character(at: str, memory: "MemoryBank", document: int) -> int:
+    """The character that --at means: a number of characters, or a share of the text. Errors: LongMemError."""
+    length = len(memory.documents[document].text)
+    try:
+        return int(float(at[:-1]) / 100 * length) if at.endswith("%") else int(at)
+    except (ValueError, OverflowError):
+        raise LongMemError(f"--at is {at!r}; it must be a character such as 12000, or a share such as 60%.") from None
 
 
 def _memory_summary(memory: "MemoryBank") -> dict:
@@ -174,7 +185,10 @@ def read(
 
 @command(app, "generate")
 def generate(
-    prompt: Annotated[str, typer.Option(help="Text to continue.")],
+    prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,
+    at: Annotated[
+        str | None, typer.Option(help="Continue the last document instead, at this character or share: 12000, 60%.")
+    ] = None,
     documents: Documents = [],  # noqa: B006 - typer wants the empty list itself
     memory: Annotated[Path | None, typer.Option("--memory", help="A saved memory bank to start from.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 64,
@@ -188,12 +202,16 @@ def generate(
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Continue a prompt with documents in memory, and show what was retrieved."""
-    from longmem.generation import check_options, stream
+    """Continue a prompt, or a document, with documents in memory, and show what was retrieved."""
+    from longmem.generation import check_options, continuation_point, stream
     from longmem.memory_bank import MemoryBank
 
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "greedy": greedy}
     check_options(**options)
+    if (prompt is None) == (at is None):
+        raise LongMemError("Give --prompt or --at, one of the two.")
+    if at is not None and not documents:
+        raise LongMemError(f"--at is {at!r}, but there is no --document to continue.")
     if trace_ranks is not None and trace_ranks < 0:
         raise LongMemError(f"--trace-ranks is {trace_ranks}; it must be 0 or more.")
     if not as_json:
@@ -203,8 +221,11 @@ def generate(
     bank = loaded.new_bank()
     if memory is not None:
         bank = MemoryBank.load(memory, fingerprint=loaded.fingerprint, device=loaded.device)
-    _remember(loaded, documents, bank)
-    generation = stream(loaded, prompt, memory=None if no_memory else bank, seed=seed, **options)
+    numbers = _remember(loaded, documents, bank)
+    before = None
+    if at is not None:
+        prompt, before = continuation_point(loaded, bank, numbers[-1], _character(at, bank, numbers[-1]))
+    generation = stream(loaded, prompt, memory=None if no_memory else bank, before=before, seed=seed, **options)
     for token in generation:
         if not as_json:
             print(token.text, end="", flush=True)

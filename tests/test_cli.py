@@ -130,6 +130,34 @@ def test_a_wrong_option_is_named(folder, options, said):
     assert said in result.stderr
 
 
+def test_a_document_is_continued_with_what_comes_before_only(folder):
+    story = (folder / "story.txt").read_text()
+    options = ["--model", folder / "model", "--document", folder / "story.txt", "--max-new-tokens", 4, "--json"]
+    by_share, by_character = (parse(invoke("generate", "--at", at, *options).stdout) for at in ("50%", len(story) // 2))
+    assert by_share == by_character
+    rows = [row for row in by_share["trace"] if row["document"] == "story.txt"]
+    assert rows
+    assert max(row["end"] for row in rows) <= len(story) // 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "Give --prompt or --at"),
+        (["--prompt", "x", "--at", "3"], "Give --prompt or --at"),
+        (["--at", "3"], "no --document"),
+        (["--at", "half", "--document", "story.txt"], "--at is 'half'"),
+        (["--at", "140%", "--document", "story.txt"], "can be continued from 1 to"),
+        (["--at", "nan%", "--document", "story.txt"], "--at is 'nan%'"),
+    ],
+)
+def test_a_place_that_is_none_is_named(folder, monkeypatch, options, said):
+    monkeypatch.chdir(folder)
+    result = invoke("generate", "--model", folder / "model", *options)
+    assert result.exit_code == 2, result.output
+    assert said in result.stderr
+
+
 def test_a_bank_of_no_tokens_is_refused(folder):
     options = ["--output", folder / "none", "--model", folder / "model", "--capacity", 0]
     result = invoke("read", folder / "story.txt", *options)

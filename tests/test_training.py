@@ -375,6 +375,22 @@ def test_a_sidenet_trains_and_leaves_the_backbone_alone(pack, tmp_path):
     assert metrics[5]["empty_text"] > 0  # the sixth is read with an empty one
 
 
+def test_a_sidenet_trains_further_on_another_state_of_its_backbone(pack, tmp_path):
+    deep = {"layers": 4, "nope_layers": [1, 3]}
+    first = pretrain(backbone_settings(pack, tmp_path / "first", **deep))
+    second = pretrain(backbone_settings(pack, tmp_path / "second", start_from=str(first), **deep))
+    options = {"window": 64, "memory_layers": [1, 3], "retrieved_tokens": 16, "lanes": 2, "memory_tokens": 256}
+    options |= {"packs": [str(pack)], "total_steps": 2}
+    trained = adapt(SideNetTraining(backbone=str(first), output=str(tmp_path / "a"), **options))
+    frozen = options | {"start_from": str(trained), "matrix_lr": 0.0, "other_lr": 0.0}
+    further = adapt(SideNetTraining(backbone=str(second), output=str(tmp_path / "b"), **frozen))
+    old, new = (LongMemForCausalLM.from_pretrained(folder, device="cpu") for folder in (trained, further))
+    assert old.fingerprint != new.fingerprint
+    assert all(torch.equal(a, b) for a, b in zip(old.sidenet.parameters(), new.sidenet.parameters(), strict=True))
+    with pytest.raises(TrainingDataError, match="start_from is"):
+        adapt(SideNetTraining(backbone=str(second), output=str(tmp_path / "c"), **frozen, gate="scalar"))
+
+
 def test_a_sidenet_run_goes_on_from_its_checkpoint(pack, tmp_path):
     backbone = pretrain(backbone_settings(pack, tmp_path / "backbone", layers=4, nope_layers=[1, 3]))
     options = {"window": 64, "memory_layers": [1, 3], "retrieved_tokens": 16, "lanes": 2, "memory_tokens": 256}

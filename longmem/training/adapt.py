@@ -69,6 +69,7 @@ class SideNetTraining(LaneTraining):
     """Everything a run depends on; a TOML file sets any of these (see configs/sidenet-cpu.toml)."""
 
     output: str = "runs/sidenet"
+    start_from: str | None = None
     layer_reduction_factor: int = 2
     initialization: str = "attend"
     initialization_scale: float = 1.0
@@ -127,7 +128,10 @@ class LaneStep(nn.Module):
 
 
 def build_model(settings: SideNetTraining) -> LongMemForCausalLM:
-    """A fresh SideNet on the named backbone, as the settings say."""
+    """A SideNet on the named backbone, as the settings say: fresh, or with the weights of the model at `start_from`.
+
+    That model may have been trained on an earlier state of the backbone.
+    """
     names = [
         "memory_layers",
         "layer_reduction_factor",
@@ -143,7 +147,17 @@ def build_model(settings: SideNetTraining) -> LongMemForCausalLM:
         "read_overlap",
     ]
     torch.manual_seed(settings.seed)
-    return LongMemForCausalLM.from_backbone(settings.backbone, **{name: getattr(settings, name) for name in names})
+    options = {name: getattr(settings, name) for name in names}
+    model = LongMemForCausalLM.from_backbone(settings.backbone, **options)
+    if settings.start_from:
+        trained = LongMemForCausalLM.from_pretrained(settings.start_from, device="cpu").sidenet.state_dict()
+        try:
+            model.sidenet.load_state_dict(trained)
+        except RuntimeError as error:
+            raise TrainingDataError(
+                f"start_from is {settings.start_from!r}; its SideNet has another form than these settings give."
+            ) from error
+    return model
 
 
 def make_lanes(settings: LaneTraining, model: nn.Module, *, first_batch: int, process: int) -> Lanes:
@@ -278,4 +292,4 @@ def _log(run: Run, sums: dict[bool, Tensor], factor: float) -> None:
 
 
 if __name__ == "__main__":
-    run_as_module(__doc__, SideNetTraining, "sidenet", adapt, "backbone")
+    run_as_module(__doc__, SideNetTraining, "sidenet", adapt, "backbone", "start_from")
