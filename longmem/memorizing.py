@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerFast
 
 from longmem.backbone import family_of, load_backbone
 from longmem.config import LongMemConfig, choose_device
@@ -225,6 +225,7 @@ class MemorizingTransformer(ReadsDocuments, nn.Module):
         before: tuple[int, int] | None = None,
         exclude: Collection[int] = (),
         recorder: Recorder | None = None,
+        cache: Cache | None = None,
     ) -> SegmentPass:
         """Read at most one window, retrieving from memory; nothing is written to it.
 
@@ -236,15 +237,17 @@ class MemorizingTransformer(ReadsDocuments, nn.Module):
             before: (document, token): of this document retrieve only what ends at or before this token.
             exclude: bank chunk ids that are switched off.
             recorder: sees every retrieval.
+            cache: what came before in this window; these tokens are added to it.
 
         Returns: logits [B, T, V], and keys and values of this segment for each memory layer.
 
         Raises:
             LongMemError: more tokens than the window, or a bank of another model.
         """
-        if input_ids.shape[1] > self.config.window:
+        length = input_ids.shape[1] + (cache.get_seq_length() if cache is not None else 0)
+        if length > self.config.window:
             raise LongMemError(
-                f"input_ids has {input_ids.shape[1]} tokens; a Memorizing Transformer reads at most one window of "
+                f"input_ids has {length} tokens; a Memorizing Transformer reads at most one window of "
                 f"{self.config.window} at a time."
             )
         if memory is not None:
@@ -252,23 +255,28 @@ class MemorizingTransformer(ReadsDocuments, nn.Module):
         if recorder is not None:
             recorder.keep = input_ids.shape[1]
         sources = self._sources(memory, row_memory, before, exclude)
-        hidden_BTE, keys, values = self._read(input_ids, attention_mask, sources, recorder)
+        hidden_BTE, keys, values = self._read(input_ids, attention_mask, sources, recorder, cache)
         logits_BTV = self.causal_lm.get_output_embeddings()(hidden_BTE)
         if recorder is not None:
             recorder.see_logits(logits_BTV)
         return SegmentPass(logits_BTV, keys, values)
 
     def _read(
-        self, ids_BT: Tensor, mask_BT: Tensor | None, sources: Sources, recorder: Recorder | None
+        self,
+        ids_BT: Tensor,
+        mask_BT: Tensor | None,
+        sources: Sources,
+        recorder: Recorder | None,
+        cache: Cache | None = None,
     ) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
         """The decoder without its head: hidden states after the final norm, keys, values."""
-        options = {}
+        options = {} if cache is None else {"cache": cache}
         if mask_BT is not None and not bool(mask_BT.all()):
             options["attention_mask"] = mask_BT.long()
             if self.family.position != "alibi":
                 options["position_ids"] = (mask_BT.long().cumsum(1) - 1).clamp(min=0)
         with recalling(sources, recorder) as taps:
-            hidden_BTE = self.causal_lm.base_model(input_ids=ids_BT, use_cache=False, **options)[0]
+            hidden_BTE = self.causal_lm.base_model(input_ids=ids_BT, use_cache=cache is not None, **options)[0]
         keys, values = {}, {}
         for b in self.config.memory_layers:
             attention = self.layers[b].get_submodule(self.family.attention)

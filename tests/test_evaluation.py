@@ -3,14 +3,20 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from longmem.documents import Document
 from longmem.errors import LongMemError
 from longmem.evaluation.efficiency import measure_efficiency
 from longmem.evaluation.needle import measure_needle
-from longmem.evaluation.perplexity import measure_perplexity, summarize
+from longmem.evaluation.perplexity import PerplexityOptions, measure_perplexity, summarize
+from longmem.evaluation.results import Items, draw
+from longmem.evaluation.systems import Systems
+from longmem.memorizing import MemorizingTransformer
 from longmem.training.facts import TRAINING_TEMPLATES
+from tests.conftest import tiny_smollm3
 
 TEXT = "The keeper wrote the name of every ship in a ledger, and in the morning the ship returned. " * 30
 
@@ -30,43 +36,165 @@ def book(tmp_path):
     return path
 
 
+def perplexity(model: str, *documents, **options: object) -> dict:
+    return measure_perplexity(PerplexityOptions(model, documents=documents, **{"score_every": 1} | options))
+
+
+def losses(result: dict, name: str, item: int = 0) -> float:
+    place = [n for n in result["systems"] if n != "full_attention"].index(name)
+    return sum(window[3][place] for window in result["items"][item]["windows"])
+
+
 def test_perplexity_of_the_backbone_is_that_of_its_plain_windows(saved_model, tiny_model, book):
-    result = measure_perplexity(saved_model, [book], max_tokens=100)
+    result = perplexity(saved_model, book, max_tokens=100)
     ids = torch.tensor(tiny_model.tokenizer(TEXT)["input_ids"][:100])
-    window, loss = tiny_model.config.window, 0.0
+    window, loss, sliding = tiny_model.config.window, 0.0, 0.0
     for start in range(0, 99, window):
         logits = tiny_model.backbone.causal_lm(ids[None, start : start + window]).logits[0]
         targets = ids[start + 1 : start + window + 1]
         loss += torch.nn.functional.cross_entropy(logits[: len(targets)], targets, reduction="sum").item()
-    assert result["items"][0]["nll"]["backbone"] == pytest.approx(loss, rel=1e-3)
-    assert result["items"][0]["scored"] == 99
+    for token in range(1, 100):  # the window of a token begins at a multiple of half a window
+        first = max(0, (token - 1) // (window // 2) * (window // 2) - window // 2)
+        logits = tiny_model.backbone.causal_lm(ids[None, first:token]).logits[0, -1]
+        sliding -= logits.log_softmax(-1)[ids[token]].item()
+    assert losses(result, "backbone") == pytest.approx(loss, rel=1e-3)
+    assert losses(result, "backbone_sliding") == pytest.approx(sliding, rel=1e-3)
+    scored = sum(window[1] for window in result["items"][0]["windows"])
+    assert scored == 99
+    both = (losses(result, "backbone", 0) + losses(result, "backbone", 1)) / 198
+    assert result["systems"]["backbone"]["perplexity"] == pytest.approx(math.exp(both))
 
 
 def test_memory_is_empty_in_the_first_window_and_not_after_it(saved_model, tiny_model, book):
     window = tiny_model.config.window
-    first = measure_perplexity(saved_model, [book], max_tokens=window + 1)["items"][0]["nll"]
-    assert first["longmem"] == pytest.approx(first["empty_bank"], rel=1e-5)
-    both = measure_perplexity(saved_model, [book], max_tokens=2 * window)["items"][0]["nll"]
-    assert abs(both["longmem"] - both["empty_bank"]) > 1e-4
+    first = perplexity(saved_model, book, max_tokens=window + 1)
+    assert losses(first, "longmem") == pytest.approx(losses(first, "empty_bank"), rel=1e-5)
+    both = perplexity(saved_model, book, max_tokens=2 * window)
+    assert abs(losses(both, "longmem") - losses(both, "empty_bank")) > 1e-4
+
+
+def test_characters_are_counted_where_tokens_are_scored(saved_model, tiny_model, book):
+    result = perplexity(saved_model, book, max_tokens=70)
+    spans = Document.from_text("a", TEXT).encode(tiny_model.tokenizer).spans
+    counted = sum(window[2] for window in result["items"][0]["windows"])
+    assert counted == int(spans[69, 1] - spans[1, 0])
 
 
 def test_only_every_nth_window_is_scored_but_all_are_read(saved_model, tiny_model, book):
     window = tiny_model.config.window
-    item = measure_perplexity(saved_model, [book], max_tokens=4 * window, score_every=3)["items"][0]
-    assert item["scored"] == 2 * window - 1
+    thin = perplexity(saved_model, book, max_tokens=4 * window, score_every=3)["items"][0]["windows"]
+    every = perplexity(saved_model, book, max_tokens=4 * window)["items"][0]["windows"]
+    assert thin == [every[0], every[3]]
+    assert sum(part[1] for part in thin) == 2 * window - 1
+
+
+def test_documents_are_divided_by_length_and_place(saved_model, book, monkeypatch):
+    monkeypatch.setattr("longmem.evaluation.perplexity.GROUPS", {"first": 64, "whole": None, "long": 10**6})
+    monkeypatch.setattr("longmem.evaluation.perplexity.POSITIONS", (0, 64))
+    result = perplexity(saved_model, book, max_tokens=128)
+    assert result["groups"]["long"] == {}
+    assert result["groups"]["first"]["longmem"]["tokens"] == 2 * 64
+    assert result["groups"]["whole"]["longmem"]["tokens"] == 2 * 127
+    assert [(part["from"], part["tokens"]) for part in result["positions"]] == [(0, 128), (64, 126)]
+
+
+def test_the_gain_is_against_the_better_control(saved_model, book):
+    result = perplexity(saved_model, book, max_tokens=128)
+    gains, systems = result["gains"], result["systems"]
+    change = systems["longmem"]["perplexity"] / systems["empty_bank"]["perplexity"] - 1
+    assert gains["better_control"]["against"] == "empty_bank"
+    assert gains["better_control"]["change"] == pytest.approx(change)
+    assert gains["better_control"]["low"] <= gains["better_control"]["change"] <= gains["better_control"]["high"]
+    assert systems["full_attention"]["perplexity"] is None
+    assert "trained for 32 positions" in systems["full_attention"]["reason"]
 
 
 def test_intervals_contain_the_estimate():
-    items = [{"nll": {"a": 10.0 * i}, "scored": 10, "characters": 40} for i in range(1, 6)]
-    row = summarize(items, "a")
+    nll = np.array([10.0 * i for i in range(1, 6)])
+    row = summarize(nll, np.full(5, 10), np.full(5, 40))
     assert row["perplexity"] == pytest.approx(math.exp(3))
     assert row["perplexity_low"] < row["perplexity"] < row["perplexity_high"]
+    assert row["bits_per_character"] == pytest.approx(150 / math.log(2) / 200)
+
+
+def test_a_run_that_was_cut_goes_on_and_gives_the_same_result(saved_model, book, tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    whole = perplexity(saved_model, book, max_tokens=100, json=path)
+    saved = path.read_text()
+    path.unlink()
+    add, measured = Items.add, []
+
+    def cut(self: Items, key: str, item: dict) -> None:
+        add(self, key, item)
+        measured.append(key)
+        if len(measured) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Items, "add", cut)
+    with pytest.raises(KeyboardInterrupt):
+        perplexity(saved_model, book, max_tokens=100, json=path)
+    assert not path.exists()
+    with path.with_suffix(".items.jsonl").open("a") as file:
+        file.write('["Book 1", {"ti')  # the kill came while the next line was written
+    with pytest.raises(LongMemError, match="other settings"):
+        perplexity(saved_model, book, max_tokens=99, json=path, resume=True)
+    again = perplexity(saved_model, book, max_tokens=100, json=path, resume=True)
+    assert measured == ["Book 0", "Book 1"]
+    assert again["systems"] == whole["systems"]
+    assert path.read_text() == saved
+    assert not path.with_suffix(".items.jsonl").exists()
+
+
+def test_an_unknown_system_and_one_without_weights_are_named(saved_model, book):
+    with pytest.raises(LongMemError, match="'magic'"):
+        perplexity(saved_model, book, systems=("magic",))
+    with pytest.raises(LongMemError, match="memtrm/"):
+        perplexity(saved_model, book, systems=("memtrm",))
+
+
+def test_baselines_beside_the_model_take_part(saved_model, tiny_model, tiny_tokenizer, book, tmp_path):
+    folder = tmp_path / "model"
+    tiny_model.save_pretrained(folder)
+    tiny_model.save_pretrained(folder / "sidenet-only")
+    memtrm = MemorizingTransformer.from_backbone(
+        tiny_smollm3(len(tiny_tokenizer)), memory_layers=[1, 3], window=32, retrieved_tokens=16, memory_size=4096
+    )
+    memtrm.tokenizer = tiny_tokenizer
+    memtrm.save(folder / "memtrm")
+    result = perplexity(str(folder), book, max_tokens=100)
+    assert [name for name in result["systems"] if name != "full_attention"] == [
+        "backbone", "backbone_sliding", "empty_bank", "sidenet_only", "longmem", "memtrm",
+    ]  # fmt: skip
+    assert losses(result, "sidenet_only") == pytest.approx(losses(result, "empty_bank"))
+    assert losses(result, "memtrm") != pytest.approx(losses(result, "backbone"))
+
+
+def test_going_on_from_a_prefix_is_reading_it_all_at_once(tiny_model):
+    systems = Systems(tiny_model, ["backbone", "empty_bank", "longmem"])
+    memories = systems.new_memories()
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(2, 300, (90,), generator=generator)
+    systems.read(memories, ids[:70])
+    caches = systems.prefix(ids[70:80].tolist(), memories)
+    rows = torch.randint(2, 300, (3, 6), generator=generator)
+    for _ in range(2):  # the prefix stays as it was
+        found = systems.continued(caches, rows, memories)
+        for row in range(3):
+            at_once = systems.logits(torch.cat([ids[70:80], rows[row]])[None], memories)
+            for name in systems.names:
+                torch.testing.assert_close(found[name][row], at_once[name][0, 10:], atol=1e-4, rtol=0)
 
 
 def test_a_text_shorter_than_a_window_is_refused(saved_model, tmp_path):
     (tmp_path / "short.txt").write_text("Too short.")
     with pytest.raises(LongMemError, match="one window"):
-        measure_perplexity(saved_model, [tmp_path / "short.txt"])
+        perplexity(saved_model, tmp_path / "short.txt")
+
+
+def test_drawn_items_keep_their_order_and_are_the_same_for_a_seed():
+    assert draw(list("abcdef"), 3, 5) == draw(list("abcdef"), 3, 5)
+    assert sorted(draw(list("abcdef"), 3, 5)) == draw(list("abcdef"), 3, 5)
+    assert draw(list("ab"), None, 1) == ["a", "b"]
 
 
 def test_a_random_model_recalls_no_planted_fact(saved_model, book, tmp_path):

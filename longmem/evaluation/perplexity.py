@@ -1,12 +1,12 @@
-"""Perplexity of held-out documents: backbone alone, SideNet with an empty bank, SideNet with the bank it has filled.
+"""Perplexity of held-out documents.
 
 Protocol of the paper: each document alone, consecutive windows, the bank emptied between documents and filled as
-reading goes on. The three systems share one backbone pass and score the same tokens.
+reading goes on. All systems score the same tokens.
 """
 
-import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,126 +14,198 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from longmem.documents import segments
+from longmem.documents import Document
 from longmem.errors import LongMemError
-from longmem.evaluation.settings import load_model, memory_settings
-from longmem.memory_bank import MemoryBank
-from longmem.model import LongMemForCausalLM
-from longmem.row_memory import Sources
+from longmem.evaluation.results import Items, Options, best_control, bootstrap, draw, settings_of
+from longmem.evaluation.systems import Memories, Reading, Systems
 from longmem.training.data import read_packs
 
-SYSTEMS = ("backbone", "empty_bank", "longmem")
+# Groups of tokens: the beginnings of all documents that are longer, and everything.
+GROUPS = {"first 8k": 8_192, "first 50k": 50_000, "whole": None}
+POSITIONS = (0, 512, 2_048, 8_192, 16_384, 32_768, 65_536, 131_072, 262_144)
 
 
-def measure_perplexity(
-    model_path: str,
-    documents: list[Path],
-    *,
-    max_tokens: int | None = None,
-    score_every: int = 1,
-    read_overlap: int | None = None,
-    json_path: Path | None = None,
-) -> dict:
-    """Measure, print a table, and return (and write) {"systems": {name: {...}}, "items": [...], "settings": {...}}.
+@dataclass(frozen=True)
+class PerplexityOptions(Options):
+    """documents: txt, jsonl or jsonl.xz files; max_tokens: of each; score_every: score every n-th window, read all."""
 
-    Args:
-        documents: .txt, .jsonl or .jsonl.xz files.
-        max_tokens: of each document; None for all.
-        score_every: score every n-th window only; all are read.
-        read_overlap: 0 or half a window of context before each segment that enters the bank; by default the model's.
+    documents: tuple[Path, ...] = ()
+    max_tokens: int | None = 65_536
+    score_every: int = 8
+    read_overlap: int | None = None
+
+
+def measure_perplexity(options: PerplexityOptions) -> dict:
+    """Measure, and return (and write) the result; `groups` and `positions` divide it by how far a document has gone.
+
+    Raises:
+        LongMemError: no document is longer than one window.
     """
-    model = load_model(model_path, read_overlap)
-    items = []
-    for title, text in read_packs(documents):
-        all_ids = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        ids = torch.tensor(all_ids[:max_tokens])
-        if len(ids) > model.config.window:
-            items.append(_document(model, title, ids, len(text) / len(all_ids), score_every))
-    if not items:
-        raise LongMemError(f"documents hold no text longer than one window ({model.config.window} tokens).")
-    settings = {"documents": [p.name for p in documents], "max_tokens": max_tokens, "score_every": score_every}
-    result = {
-        "evaluation": "perplexity",
-        "model": {"fingerprint": model.fingerprint},
-        "settings": settings | memory_settings(model),
-        "systems": {name: summarize(items, name) for name in SYSTEMS},
-        "items": items,
-    }
-    _print_table(result)
-    if json_path is not None:
-        json_path.write_text(json.dumps(result, indent=1))
-    return result
+    systems = Systems(options.model, options.systems, read_overlap=options.read_overlap)
+    most = None if options.full else options.max_tokens
+    every = 1 if options.full else options.score_every
+    settings = settings_of(options, "documents") | {"max_tokens": most, "score_every": every}
+    items = Items("perplexity", options, systems, settings)
+    texts = dict(_titled(read_packs(options.documents)))
+    for title in items.each(draw(list(texts), options.max_items, options.seed)):
+        document = Document.from_text(title, texts[title])
+        items.add(title, measure_document(systems, document, most, every))
+    measured = [item for item in items.found.values() if item["windows"]]
+    if not measured:
+        raise LongMemError(f"documents hold no text longer than one window ({systems.window} tokens).")
+    names = _scoring(systems)
+    groups = {group: _group(measured, names, until) for group, until in GROUPS.items()}
+    found = groups["whole"] | _full_attention(systems, measured)
+    positions = _positions(measured, names)
+    return items.finish(found, gains=_gains(measured, found, systems), groups=groups, positions=positions)
 
 
-def _document(
-    model: LongMemForCausalLM, title: str, ids: Tensor, characters_per_token: float, score_every: int
-) -> dict:
-    """Sums of negative log-likelihood in nats over the scored tokens of one document."""
-    bank = model.new_bank()
-    number = bank.begin_document(title)
-    sums, scored = dict.fromkeys(SYSTEMS, 0.0), 0
-    window = model.config.window
-    waiting = segments(len(ids), window, model.config.read_overlap)
-    for index, start in enumerate(tqdm(range(0, len(ids) - 1, window), desc=title[:30], leave=False)):
+def measure_document(systems: Systems, document: Document, max_tokens: int | None, score_every: int) -> dict:
+    """`windows`: [first token, tokens, characters, sum of negative log-likelihood in nats of each system] each."""
+    encoded = document.encode(systems.model.tokenizer)
+    ids = encoded.token_ids[:max_tokens]
+    lengths = encoded.spans[:, 1] - encoded.spans[:, 0]
+    memories, window, windows = systems.new_memories(), systems.window, []
+    reading = Reading(systems, memories, ids, document.name)
+    starts = range(0, len(ids) - 1, window) if len(ids) > window else []
+    for index, start in enumerate(tqdm(starts, desc=document.name[:30], leave=False)):
         if index % score_every == 0:
-            inputs, targets = ids[start : start + window], ids[start + 1 : start + window + 1]
-            for name, loss in window_losses(model, inputs.to(model.device), targets.to(model.device), bank).items():
-                sums[name] += loss
-            scored += len(targets)
-        while waiting and waiting[0].end <= start + window:
-            model.read_segments(ids, [waiting.pop(0)], memory=bank, document=number)
-    return {
-        "title": title,
-        "tokens": len(ids),
-        "scored": scored,
-        "characters": characters_per_token * scored,
-        "nll": sums,
-    }
+            n = min(window, len(ids) - 1 - start)
+            losses = window_losses(systems, ids, start, memories)
+            characters = int(lengths[start + 1 : start + 1 + n].sum())
+            windows.append([start, n, characters, [losses[name] for name in _scoring(systems)]])
+        reading.read_to(start + window)
+    return {"title": document.name, "tokens": len(ids), "windows": windows}
+
+
+def window_losses(systems: Systems, ids_T: Tensor, start: int, memories: Memories) -> dict[str, float]:
+    """Summed negative log-likelihood of each system over the window that begins at `start`."""
+    window, device = systems.window, systems.model.device
+    inputs, targets = ids_T[start : start + window], ids_T[start + 1 : start + window + 1].to(device)
+    logits = {name: x[0, : len(targets)] for name, x in systems.logits(inputs[None], memories).items()}
+    losses = {name: _losses(x, targets) for name, x in logits.items()}
+    found = {name: x.sum().item() for name, x in losses.items()}
+    if "backbone_sliding" in systems.names:
+        half, first = window // 2, losses["backbone"]
+        if start:
+            earlier = _backbone_logits(systems, ids_T[start - half : start + half])
+            first = torch.cat([_losses(earlier[half:], targets[:half])[: len(targets)], first[half:]])
+        found["backbone_sliding"] = first.sum().item()
+    return found
 
 
 @torch.no_grad()
-def window_losses(model: LongMemForCausalLM, inputs_T: Tensor, targets_T: Tensor, bank: MemoryBank) -> dict[str, float]:
-    """Summed negative log-likelihood of each system over one window, from one pass of the backbone."""
-    states = model.backbone(inputs_T[None])
-    sources = Sources(model.config.retrieved_chunks, bank)
-    logits = {
-        "backbone": model.backbone.logits(states),
-        "empty_bank": model.backbone.head(model.sidenet(states)),
-        "longmem": model.backbone.head(model.sidenet(states, sources)),
-    }
-    size = len(targets_T)
+def _backbone_logits(systems: Systems, ids_T: Tensor) -> Tensor:
+    backbone = systems.model.backbone
+    return backbone.logits(backbone(ids_T[None].to(systems.model.device)))[0]
+
+
+def _losses(logits_TV: Tensor, targets_T: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(logits_TV[: len(targets_T)].float(), targets_T, reduction="none")
+
+
+def _scoring(systems: Systems) -> list[str]:
+    return [name for name in systems.names if name != "full_attention"]
+
+
+def _titled(documents: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
+    """Documents under titles that differ."""
+    seen: dict[str, int] = {}
+    for title, text in documents:
+        seen[title] = seen.get(title, 0) + 1
+        yield (title if seen[title] == 1 else f"{title} ({seen[title]})"), text
+
+
+def _full_attention(systems: Systems, items: list[dict]) -> dict:
+    if "full_attention" not in systems.names:
+        return {}
+    trained = systems.model.config.backbone_config.max_position_embeddings
+    longest = max(item["tokens"] for item in items)
+    reason = f"the backbone was trained for {trained} positions, the documents have up to {longest}"
+    return {"full_attention": {"perplexity": None, "reason": reason, "n": 0}}
+
+
+def _sums(items: Sequence[dict], first: int = 0, until: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per document: negative log-likelihoods [documents, systems], tokens and characters of the windows in a range."""
+    nll, tokens, characters = [], [], []
+    for item in items:
+        chosen = [w for w in item["windows"] if first <= w[0] and (until is None or w[0] < until)]
+        if chosen:
+            tokens.append(sum(w[1] for w in chosen))
+            characters.append(sum(w[2] for w in chosen))
+            nll.append(np.sum([w[3] for w in chosen], axis=0))
+    return np.array(nll), np.array(tokens), np.array(characters)
+
+
+def _group(items: Sequence[dict], names: Sequence[str], until: int | None) -> dict:
+    """Perplexity and bits per character of each system over the documents at least `until` tokens long, up to there."""
+    nll, tokens, characters = _sums([item for item in items if until is None or item["tokens"] >= until], 0, until)
+    return {name: summarize(nll[:, i], tokens, characters) for i, name in enumerate(names)} if len(nll) else {}
+
+
+def summarize(nll_N: np.ndarray, tokens_N: np.ndarray, characters_N: np.ndarray) -> dict:
+    """Token perplexity and bits per character over N documents, with intervals over documents."""
+    low, high = bootstrap(lambda choice: np.exp(nll_N[choice].sum(1) / tokens_N[choice].sum(1)), len(nll_N))
+    bits = nll_N / math.log(2)
+    bits_low, bits_high = bootstrap(lambda choice: bits[choice].sum(1) / characters_N[choice].sum(1), len(nll_N))
     return {
-        name: nn.functional.cross_entropy(x[0, :size].float(), targets_T, reduction="sum").item()
-        for name, x in logits.items()
+        "perplexity": math.exp(nll_N.sum() / tokens_N.sum()),
+        "perplexity_low": low,
+        "perplexity_high": high,
+        "bits_per_character": bits.sum() / characters_N.sum(),
+        "bits_per_character_low": bits_low,
+        "bits_per_character_high": bits_high,
+        "n": len(nll_N),
+        "tokens": int(tokens_N.sum()),
     }
 
 
-def summarize(items: list[dict], name: str, *, draws: int = 2000) -> dict:
-    """Token perplexity and bits per character over all documents, with 95 % bootstrap intervals over documents."""
-    nll = np.array([item["nll"][name] for item in items])
-    tokens = np.array([item["scored"] for item in items])
-    characters = np.array([item["characters"] for item in items])
-    choice = np.random.default_rng(0).integers(0, len(items), (draws, len(items)))
-    resampled = np.exp(nll[choice].sum(1) / tokens[choice].sum(1))
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return {
-        "perplexity": math.exp(nll.sum() / tokens.sum()),
-        "perplexity_low": float(low),
-        "perplexity_high": float(high),
-        "bits_per_character": nll.sum() / math.log(2) / characters.sum(),
-        "n": len(items),
-    }
+def _positions(items: Sequence[dict], names: Sequence[str]) -> list[dict]:
+    """Perplexity of each system by the place in the document."""
+    found = []
+    for first, until in zip(POSITIONS, [*POSITIONS[1:], None], strict=True):
+        nll, tokens, _ = _sums(items, first, until)
+        if len(nll):
+            values = {name: math.exp(nll[:, i].sum() / tokens.sum()) for i, name in enumerate(names)}
+            found.append({"from": first, "to": until, "n": len(nll), "tokens": int(tokens.sum()), "perplexity": values})
+    return found
 
 
-def _print_table(result: dict) -> None:
-    print(f"{'system':<12} {'perplexity':>10} {'95 %':>16} {'bits/char':>10}")
-    base = result["systems"]["backbone"]["perplexity"]
+def _gains(items: Sequence[dict], found: dict, systems: Systems) -> dict:
+    """Relative change of perplexity by memory, with intervals over documents: below 0 is better."""
+    names = _scoring(systems)
+    if "longmem" not in names:
+        return {}
+    nll, tokens, _ = _sums(items)
+    others = {"backbone": "backbone"} if "backbone" in names else {}
+    if control := best_control(found, systems.controls, "perplexity", lowest=True):
+        others["better_control"] = control
+    gains = {}
+    for label, other in others.items():
+        a, b = nll[:, names.index("longmem")], nll[:, names.index(other)]
+
+        def change(choice: np.ndarray, a: np.ndarray = a, b: np.ndarray = b) -> np.ndarray:
+            return np.exp((a - b)[choice].sum(1) / tokens[choice].sum(1)) - 1
+
+        low, high = bootstrap(change, len(nll))
+        gains[label] = {
+            "against": other,
+            "change": math.exp((a - b).sum() / tokens.sum()) - 1,
+            "low": low,
+            "high": high,
+        }
+    return gains
+
+
+def table(result: dict) -> list[list[str]]:
+    """Rows for people: system, perplexity, interval, bits per character, change against the backbone."""
+    base = (result["systems"].get("backbone") or {}).get("perplexity")
+    rows = [["system", "perplexity", "95 %", "bits/char", "against backbone"]]
     for name, row in result["systems"].items():
-        interval = f"{row['perplexity_low']:.2f}-{row['perplexity_high']:.2f}"
-        change = f"{100 * (row['perplexity'] / base - 1):+.1f} %"
-        print(f"{name:<12} {row['perplexity']:>10.2f} {interval:>16} {row['bits_per_character']:>10.3f} {change}")
-    print(f"{len(result['items'])} documents, {sum(_scored(result['items']))} tokens scored")
-
-
-def _scored(items: list[dict]) -> Iterable[int]:
-    return (item["scored"] for item in items)
+        if row["perplexity"] is None:
+            rows.append([name, "-", "", "", row["reason"]])
+            continue
+        change = f"{100 * (row['perplexity'] / base - 1):+.1f} %" if base else ""
+        interval = f"{row['perplexity_low']:.2f} to {row['perplexity_high']:.2f}"
+        rows.append([name, f"{row['perplexity']:.2f}", interval, f"{row['bits_per_character']:.3f}", change])
+    return rows
