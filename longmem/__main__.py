@@ -5,99 +5,28 @@ Results go to standard output, progress and errors to standard error. Exit code 
 
 import json
 import math
-import os
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from tqdm import tqdm
 
+from longmem.commands import BUNDLED, Device, Model, command, load_model
 from longmem.errors import LongMemError
+from longmem.evaluate_commands import evaluate_app
+from longmem.train_commands import train_app
 
 if TYPE_CHECKING:
     from longmem.generation import Generation
     from longmem.memory_bank import MemoryBank
     from longmem.model import LongMemForCausalLM
 
-BUNDLED = Path(__file__).parent.parent / "assets" / "model"
-DEVICES = ("auto", "cpu", "cuda", "mps")
-# How torch words the end of memory on a GPU, on a CPU and on an Apple GPU: there is no exception common to them.
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
-DEVICE_ERRORS = ("cuda error", "cuda driver", "mps backend", "accelerator")
-
 app = typer.Typer(help="See how a language model uses a long-term memory.", no_args_is_help=True, add_completion=False)
-train_app = typer.Typer(help="Train a backbone or a SideNet.", no_args_is_help=True)
-evaluate_app = typer.Typer(help="Measure a model.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
 
-Model = Annotated[str, typer.Option("--model", help="A folder or hub id; default: the bundled model.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Documents = Annotated[list[Path], typer.Option("--document", help="txt, md, html, pdf, epub or docx; repeat for more.")]
-Data = Annotated[list[Path], typer.Option("--documents", help="txt, jsonl or jsonl.xz; repeat for more.")]
-Overlap = Annotated[int | None, typer.Option(help="0 or half a window of context in reading; default: the model's.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")]
-
-
-def command(group: typer.Typer, name: str) -> Callable:
-    """Register a command whose errors for people become one line and exit code 2."""
-
-    def register(function: Callable) -> Callable:
-        @wraps(function)
-        def run(*args: object, **kwargs: object) -> None:
-            try:
-                function(*args, **kwargs)
-            except (LongMemError, OSError, MemoryError, RuntimeError) as error:
-                sentence = _sentence(error)
-                if sentence is None:
-                    raise
-                print(sentence, file=sys.stderr)
-                raise typer.Exit(2) from error
-
-        return group.command(name)(run)
-
-    return register
-
-
-def _sentence(error: Exception) -> str | None:
-    """One line for a person; None where the program itself is wrong and a traceback is due."""
-    if isinstance(error, (LongMemError, OSError)):
-        return " ".join(str(error).split())
-    said = str(error).strip().lower()
-    reason = f" ({str(error).strip().splitlines()[0]})" if said else ""
-    if isinstance(error, MemoryError) or any(words in said for words in OUT_OF_MEMORY):
-        return f"The device is out of memory; use --device cpu or a smaller bank.{reason}"
-    if any(words in said for words in DEVICE_ERRORS):
-        return f"The device failed; use --device cpu.{reason}"
-    return None
-
-
-def _load(model: str, device: str) -> "LongMemForCausalLM":
-    """Load a model without a word on standard output. Errors: LongMemError where there is none to load."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from safetensors import SafetensorError
-    from transformers.utils import logging
-
-    from longmem.model import LongMemForCausalLM
-
-    if device.split(":")[0] not in DEVICES:
-        raise LongMemError(f"--device is {device!r}; it must be auto, cpu, cuda, cuda:N or mps.")
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    if model == str(BUNDLED) and not (BUNDLED / "config.json").exists():
-        raise LongMemError(f"The bundled model is not in {BUNDLED}; name another one with --model.")
-    try:
-        return LongMemForCausalLM.from_pretrained(model, device=device)
-    except LongMemError:
-        raise
-    except (ValueError, SafetensorError) as error:
-        # What transformers and safetensors raise for a model of another kind and for damaged weights.
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise LongMemError(f"--model is {model!r}; no LongMem model can be loaded from it ({reason}).") from error
 
 
 def _remember(model: "LongMemForCausalLM", documents: list[Path], memory: "MemoryBank") -> list[int]:
@@ -137,7 +66,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what a model is, where it runs and why, and what it remembers with."""
-    loaded = _load(model, device)
+    loaded = load_model(model, device)
     config = loaded.config
     sizes = {
         name: sum(p.numel() for p in part.parameters())
@@ -176,7 +105,7 @@ def read(
     device: Device = "auto",
 ) -> None:
     """Read documents into a memory bank and save it; `generate --memory` uses it."""
-    loaded = _load(model, device)
+    loaded = load_model(model, device)
     memory = loaded.new_bank(capacity=capacity)
     _remember(loaded, documents, memory)
     memory.save(output)
@@ -217,7 +146,7 @@ def generate(
     if not as_json:
         # A console of few characters (cp1252, ascii) shows a question mark instead of ending the run.
         sys.stdout.reconfigure(errors="replace")
-    loaded = _load(model, device)
+    loaded = load_model(model, device)
     bank = loaded.new_bank()
     if memory is not None:
         bank = MemoryBank.load(memory, fingerprint=loaded.fingerprint, device=loaded.device)
@@ -261,102 +190,6 @@ def _passages_table(generation: "Generation", rows: int = 8) -> str:
         for row in used.nlargest(rows, "weight").itertuples()
     ]
     return "\n".join(["\n", "  weight  passage (attention times gate, summed over tokens, layers and heads)", *lines])
-
-
-@command(train_app, "backbone")
-def train_backbone(
-    config: Annotated[str, typer.Option(help="cpu, gpu, or a .toml file.")] = "cpu",
-    data: Annotated[list[str] | None, typer.Option(help="A pack of documents; repeat for more.")] = None,
-    output: Annotated[str | None, typer.Option(help="Folder for checkpoints, metrics and the model.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="End this call after so many minutes.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
-) -> None:
-    """Train a small SmolLM3 whose memory layers have no position encoding."""
-    from longmem.training.pretrain import BackboneTraining, pretrain
-    from longmem.training.settings import load_settings
-
-    given = {"packs": data or None, "output": output, "max_minutes": max_minutes, "resume": resume or None}
-    print(pretrain(load_settings(BackboneTraining, config, "backbone", **given)))
-
-
-@command(train_app, "sidenet")
-def train_sidenet(
-    config: Annotated[str, typer.Option(help="cpu, gpu, or a .toml file.")] = "cpu",
-    backbone: Annotated[str | None, typer.Option(help="The frozen model: a folder or hub id.")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="A pack of documents; repeat for more.")] = None,
-    output: Annotated[str | None, typer.Option(help="Folder for checkpoints, metrics and the model.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="End this call after so many minutes.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
-) -> None:
-    """Train a SideNet on a frozen backbone."""
-    from longmem.training.adapt import SideNetTraining, adapt
-    from longmem.training.settings import load_settings
-
-    given = {
-        "backbone": backbone,
-        "packs": data or None,
-        "output": output,
-        "max_minutes": max_minutes,
-        "resume": resume or None,
-    }
-    print(adapt(load_settings(SideNetTraining, config, "sidenet", **given)))
-
-
-@command(evaluate_app, "perplexity")
-def perplexity(
-    documents: Data,
-    max_tokens: Annotated[int | None, typer.Option(help="Of each document; default: all.")] = None,
-    score_every: Annotated[int, typer.Option(min=1, help="Score every n-th window; all are read.")] = 1,
-    read_overlap: Overlap = None,
-    model: Model = str(BUNDLED),
-    json_file: JsonFile = None,
-) -> None:
-    """Perplexity with the backbone alone, an empty bank, and the bank filled while reading."""
-    from longmem.evaluation.perplexity import measure_perplexity
-
-    options = {"max_tokens": max_tokens, "score_every": score_every, "read_overlap": read_overlap}
-    measure_perplexity(model, documents, json_path=json_file, **options)
-
-
-@command(evaluate_app, "needle")
-def needle(
-    documents: Data,
-    lengths: Annotated[str, typer.Option(help="Tokens in memory, separated by commas.")] = "2048,8192,32768,65536",
-    facts: Annotated[int, typer.Option(min=1, help="Facts asked for at each length.")] = 48,
-    same_form: Annotated[int, typer.Option(min=1, help="Facts of one template in a haystack; 1: none alike.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of names and values.")] = 1,
-    read_overlap: Overlap = None,
-    model: Model = str(BUNDLED),
-    json_file: JsonFile = None,
-) -> None:
-    """Recall of facts planted in a long text."""
-    from longmem.evaluation.needle import measure_needle
-
-    try:
-        wanted = [int(n) for n in lengths.split(",")]
-    except ValueError:
-        raise LongMemError(f"--lengths is {lengths!r}; it must be whole numbers separated by commas.") from None
-    if min(wanted) < 1:
-        raise LongMemError(f"--lengths is {lengths!r}; each must be at least 1 token.")
-    options = {"lengths": wanted, "facts": facts, "same_form": same_form, "seed": seed, "read_overlap": read_overlap}
-    measure_needle(model, documents, json_path=json_file, **options)
-
-
-@command(evaluate_app, "efficiency")
-def efficiency(
-    document: Annotated[Path, typer.Option(help="A text to read.")],
-    read_tokens: Annotated[int, typer.Option(min=1, help="Tokens read in each round.")] = 16_384,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens generated in each round.")] = 64,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are compared.")] = 5,
-    backend: Annotated[str, typer.Option(help="torch, torch-coarse, faiss-cpu or faiss-gpu.")] = "torch",
-    model: Model = str(BUNDLED),
-    json_file: JsonFile = None,
-) -> None:
-    """Speed of reading and generating, as ratios measured in turn."""
-    from longmem.evaluation.efficiency import measure_efficiency
-
-    options = {"read_tokens": read_tokens, "new_tokens": new_tokens, "rounds": rounds, "backend": backend}
-    measure_efficiency(model, document, json_path=json_file, **options)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,13 @@ import longmem
 ROOT = Path(__file__).parent.parent
 LIBRARY = (
     "errors config readers documents demonstrations backbone search chunk_ring bank_files retrieval memory_bank "
-    "row_memory trace fusion sidenet cache reading model generation memorizing training evaluation __main__"
+    "row_memory trace fusion sidenet cache reading model generation memorizing training evaluation "
+    "commands train_commands evaluate_commands __main__"
 ).split()
 HOMES = {
     "faiss": {"longmem/search.py"},
     "plotly": {"app/theme.py", "app/charts.py"},
-    "typer": {"longmem/__main__.py"},
+    "typer": {f"longmem/{name}.py" for name in ("__main__", "commands", "evaluate_commands", "train_commands")},
 }
 
 

@@ -2,6 +2,9 @@
 
 import json
 import math
+import re
+from collections import Counter
+from random import Random
 
 import numpy as np
 import pytest
@@ -9,13 +12,14 @@ import torch
 
 from longmem.documents import Document
 from longmem.errors import LongMemError
-from longmem.evaluation.efficiency import measure_efficiency
-from longmem.evaluation.needle import measure_needle
+from longmem.evaluation.efficiency import EfficiencyOptions, measure_efficiency, why_not_full_attention
+from longmem.evaluation.efficiency import table as efficiency_table
+from longmem.evaluation.needle import KINDS, NeedleOptions, ask, draw_facts, measure_needle, plant
 from longmem.evaluation.perplexity import PerplexityOptions, measure_perplexity, summarize
 from longmem.evaluation.results import Items, draw
 from longmem.evaluation.systems import Systems
 from longmem.memorizing import MemorizingTransformer
-from longmem.training.facts import TRAINING_TEMPLATES
+from longmem.training.facts import HELD_OUT_TEMPLATES, Fact
 from tests.conftest import tiny_smollm3
 
 TEXT = "The keeper wrote the name of every ship in a ledger, and in the morning the ship returned. " * 30
@@ -197,16 +201,90 @@ def test_drawn_items_keep_their_order_and_are_the_same_for_a_seed():
     assert draw(list("ab"), None, 1) == ["a", "b"]
 
 
+def needle(model: str, *documents, **options: object) -> dict:
+    return measure_needle(NeedleOptions(model, documents=documents, **{"lengths": (400,), "facts": 8} | options))
+
+
 def test_a_random_model_recalls_no_planted_fact(saved_model, book, tmp_path):
-    result = measure_needle(saved_model, [book], lengths=[200], facts=5, json_path=tmp_path / "needle.json")
-    assert result["systems"]["longmem"]["200"] == 0.0
-    assert len(result["items"]) == len(TRAINING_TEMPLATES)  # one haystack, one fact of each template
+    result = needle(saved_model, book, json=tmp_path / "needle.json")
+    recall = {kind: found["400"]["longmem"]["recall"] for kind, found in result["by_length"].items()}
+    assert recall == {"known": 0.0, "held_out": 0.0, "distractors": 0.0}
+    assert result["systems"]["longmem"]["n"] == 8
     assert json.loads((tmp_path / "needle.json").read_text())["hit_rate"]
 
 
-def test_the_full_bank_of_the_speed_measurement_is_full(saved_model, tmp_path):
+def test_answers_stand_where_they_are_looked_for(tiny_model):
+    systems = Systems(tiny_model, ["longmem"])
+    text = tiny_model.tokenizer(TEXT)["input_ids"][:300]
+    for kind in KINDS:
+        ids, planted = plant(systems, text, draw_facts(Random(1), kind, 7))
+        for place in planted:
+            said = tiny_model.tokenizer.decode(ids[place.first : place.last + 1].tolist())
+            assert said.startswith(f"{place.fact.answer}.")
+        assert [place.depth for place in planted] == sorted(place.depth for place in planted)
+
+
+@pytest.mark.parametrize("wrong", [None, 0, -1])
+def test_a_fact_counts_only_if_its_whole_answer_is_the_most_probable(tiny_model, monkeypatch, wrong):
+    systems = Systems(tiny_model, ["longmem"])
+    _, (place,) = plant(systems, tiny_model.tokenizer(TEXT)["input_ids"][:100], draw_facts(Random(1), "known", 1))
+    prompt, whole = (
+        tiny_model.tokenizer(f"\n\n{part}")["input_ids"] for part in (place.fact.question, place.fact.statement)
+    )
+    answer = whole[len(prompt) : -1]
+
+    def logits(rows_BT, memories, recorder):
+        told = torch.zeros(1, rows_BT.shape[1], 400)
+        for i, token in enumerate(answer):
+            told[0, len(prompt) - 1 + i, 399 if i == (wrong or 0) % len(answer) and wrong is not None else token] = 1.0
+        return {"longmem": told}
+
+    monkeypatch.setattr(systems, "logits", logits)
+    assert ask(systems, systems.new_memories(), place)["recalled"] == {"longmem": wrong is None}
+
+
+def name_of(fact: Fact) -> str:
+    """The made-up name in a question: the two capitals that stand together."""
+    return re.search(r"[A-Z][a-z]+ [A-Z][a-z]+", fact.question.removeprefix("The ")).group()
+
+
+def test_distractors_have_the_form_of_what_is_asked_and_other_names():
+    facts = draw_facts(Random(3), "distractors", 18)
+    forms = Counter(fact.question.replace(name_of(fact), "") for fact in facts)
+    assert sorted(forms.values()) == [9, 9]
+    assert len({name_of(fact) for fact in facts}) == 18
+
+
+def test_facts_with_held_out_templates_use_no_template_of_training():
+    beginnings = tuple(pattern.split("{name}")[0] for pattern, _ in HELD_OUT_TEMPLATES)
+    assert all(fact.question.startswith(beginnings) for fact in draw_facts(Random(1), "held_out", 12))
+
+
+def test_an_unknown_kind_and_too_short_a_text_are_named(saved_model, book):
+    with pytest.raises(LongMemError, match="'loud'"):
+        needle(saved_model, book, kinds=("loud",))
+    with pytest.raises(LongMemError, match="asks for 100000"):
+        needle(saved_model, book, lengths=(100_000,))
+
+
+def test_speed_is_measured_for_every_system_at_every_length(saved_model, tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
-    options = {"read_tokens": 128, "new_tokens": 2, "rounds": 1}
-    result = measure_efficiency(saved_model, tmp_path / "text.txt", **options)
-    assert result["generation"]["bank_tokens"] == 4096
-    assert result["reading"]["ratio_to_decoder"] > 0
+    settings = {"lengths": (96, 256), "new_tokens": 3, "rounds": 1, "json": tmp_path / "efficiency.json"}
+    result = measure_efficiency(EfficiencyOptions(saved_model, documents=(tmp_path / "text.txt",), **settings))
+    assert [item["length"] for item in result["items"]] == [96, 256]
+    names = "full_attention sliding_window longmem longmem_1_memory_layer longmem_all_memory_layers".split()
+    for item in result["items"]:
+        assert sorted(item["systems"]) == sorted(names)
+        assert all(r["read_tokens_per_second"] > 0 < r["write_tokens_per_second"] for r in item["systems"].values())
+    kept = {name: row["state_bytes"] for name, row in result["systems"].items()}
+    # Keys and values of 4 layers, 2 heads of 8, in fp32: of 256 tokens read, or half a window, and 3 written.
+    assert kept["full_attention"] == 2 * 4 * 2 * 8 * 4 * (256 + 3)
+    assert kept["sliding_window"] == 2 * 4 * 2 * 8 * 4 * (16 + 3)
+    assert result["ratios"]["bank_tokens"] == 256
+    assert result["ratios"]["full_attention_length"] == 256
+    assert {len(row) for row in efficiency_table(result)} == {5}
+
+
+def test_full_attention_is_not_measured_where_it_would_take_minutes(tiny_model):
+    assert why_not_full_attention(tiny_model, 16_384) is None
+    assert "up to 16,384 tokens" in why_not_full_attention(tiny_model, 16_385)

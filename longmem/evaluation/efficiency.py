@@ -1,143 +1,311 @@
-"""Speed, as ratios measured in turn in one run: reading against the bare backbone, generation with a full and an empty
-bank.
+"""Speed and memory by the length of the context: full attention, a sliding window, and LongMem.
 
-Times are wall clock; every pair is measured A B A B and the medians are compared.
+Every system reads the same tokens and then writes; systems are measured in turn in every round (A B A B), and medians
+are compared. What LongMem costs does not depend on what it has learned: other numbers of memory layers are measured with
+fresh SideNets on the same backbone.
 """
 
-import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import Cache, DynamicCache
 
-from longmem.documents import Document
+from longmem.backbone import load_backbone
+from longmem.documents import segments
+from longmem.errors import LongMemError
+from longmem.evaluation.results import Items, Options, settings_of
+from longmem.evaluation.systems import Systems
 from longmem.memory_bank import MemoryBank
 from longmem.model import LongMemForCausalLM
+from longmem.training.data import read_packs
+
+CPU_FULL_ATTENTION = 16_384  # tokens: beyond this it takes minutes and gigabytes
+PROMPT = 64
 
 
-def measure_efficiency(
-    model_path: str,
-    document: Path,
-    *,
-    read_tokens: int = 16_384,
-    new_tokens: int = 64,
-    rounds: int = 5,
-    backend: str = "torch",
-    json_path: Path | None = None,
-) -> dict:
-    """Measure, print a table, and return (and write) medians and ratios.
+@dataclass(frozen=True)
+class EfficiencyOptions(Options):
+    """documents: text to read, repeated until it is long enough; lengths: tokens of context; new_tokens: to write.
 
-    Args:
-        document: text to read; repeated until it holds `read_tokens` tokens.
-        read_tokens: tokens read in each round.
-        new_tokens: tokens generated in each round; the full bank holds `memory_size` tokens.
-        backend: of the search, see `longmem.search`.
+    rounds: measured after a first one that does not count; backend: of the search, see `longmem.search`.
     """
-    model = LongMemForCausalLM.from_pretrained(model_path)
-    text = Document.from_file(document).text
-    ids = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    ids = torch.tensor((ids * (1 + read_tokens // len(ids)))[:read_tokens])
-    result = {
-        "evaluation": "efficiency",
-        "model": {"fingerprint": model.fingerprint},
-        "settings": {
-            "device": str(model.device),
-            "dtype": str(model.dtype),
-            "threads": torch.get_num_threads(),
-            "read_tokens": read_tokens,
-            "new_tokens": new_tokens,
-            "rounds": rounds,
-            "backend": backend,
-        },
-        "reading": _reading(model, model.tokenizer.decode(ids), ids, rounds, backend),
-        "generation": _generation(model, ids[:64], new_tokens, rounds, backend),
-    }
-    _print_table(result)
-    if json_path is not None:
-        json_path.write_text(json.dumps(result, indent=1))
-    return result
+
+    documents: tuple[Path, ...] = ()
+    lengths: tuple[int, ...] = (1_024, 4_096, 16_384, 65_536)
+    new_tokens: int = 32
+    rounds: int = 3
+    backend: str = "torch"
 
 
-def _in_turn(rounds: int, **measured: Callable[[], None]) -> dict[str, float]:
-    """Median seconds of each, measured one after the other in every round after a first one that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in measured}
-    for index in range(rounds + 1):
-        for name, run in measured.items():
-            start = time.perf_counter()
-            run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if index:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+class Timed:
+    """One system: `read` takes a context [T] in, `write` goes on from it token by token, `state_bytes` it keeps."""
+
+    def read(self, ids_T: Tensor) -> None:
+        raise NotImplementedError
+
+    def write(self, new_tokens: int) -> None:
+        raise NotImplementedError
+
+    def state_bytes(self) -> int:
+        raise NotImplementedError
 
 
-def _reading(model: LongMemForCausalLM, text: str, ids: Tensor, rounds: int, backend: str) -> dict:
-    document = Document.from_text("read", text)
-    window = model.config.window
-    segments = ids[: len(ids) // window * window].view(-1, window)
+class FullAttention(Timed):
+    """The backbone with all of the context in its cache."""
 
-    def read() -> None:
-        model.remember(document, memory=model.new_bank(backend=backend))
+    def __init__(self, model: LongMemForCausalLM) -> None:
+        self.causal_lm = model.backbone.causal_lm
+        self.cache: Cache | None = None
+
+    @torch.no_grad()
+    def read(self, ids_T: Tensor) -> None:
+        self.cache = DynamicCache()
+        output = self.causal_lm(ids_T[None], cache=self.cache, use_cache=True, logits_to_keep=1)
+        self.token_BT = output.logits[:, -1].argmax(-1, keepdim=True)
+
+    @torch.no_grad()
+    def write(self, new_tokens: int) -> None:
+        for _ in range(new_tokens):
+            logits = self.causal_lm(self.token_BT, cache=self.cache, use_cache=True).logits
+            self.token_BT = logits[:, -1].argmax(-1, keepdim=True)
+
+    def state_bytes(self) -> int:
+        return cache_bytes(self.cache)
+
+
+class SlidingWindow(FullAttention):
+    """The backbone with the last half window of the context in its cache; all of it is read, in windows."""
+
+    def __init__(self, model: LongMemForCausalLM) -> None:
+        super().__init__(model)
+        self.model = model
+
+    @torch.no_grad()
+    def read(self, ids_T: Tensor) -> None:
+        for pair in windows(ids_T, self.model):
+            self.model.backbone.decoder(input_ids=pair, use_cache=False)
+        super().read(ids_T[-self.model.config.window // 2 :])
+
+
+class WithMemory(Timed):
+    """LongMem: the context in the bank, a short prompt in the window."""
+
+    def __init__(self, model: LongMemForCausalLM, backend: str) -> None:
+        self.model, self.backend = model, backend
+        self.bank: MemoryBank | None = None
+
+    def read(self, ids_T: Tensor) -> None:
+        model = self.model
+        self.bank = model.new_bank(capacity=len(ids_T), backend=self.backend)
+        self.bank.reserve(len(ids_T))
+        document = self.bank.begin_document("read")
+        parts = segments(len(ids_T), model.config.window, 0)
+        size = model.segments_at_once
+        whole = [part for part in parts if part.end - part.first == model.config.window]
+        for group in [whole[i : i + size] for i in range(0, len(whole), size)] + [[p] for p in parts[len(whole) :]]:
+            model.read_segments(ids_T, group, memory=self.bank, document=document)
+        self.prompt_BT = ids_T[None, -PROMPT:]
+
+    @torch.no_grad()
+    def write(self, new_tokens: int) -> None:
+        self.cache = self.model.new_cache()
+        ids_BT = self.prompt_BT
+        for _ in range(new_tokens):
+            options = {"cache": self.cache, "use_cache": True, "memory": self.bank, "logits_to_keep": 1}
+            ids_BT = self.model(ids_BT, **options).logits[:, -1].argmax(-1, keepdim=True)
+
+    def state_bytes(self) -> int:
+        position_free = sum(t.nbytes for store in (self.cache.keys, self.cache.values) for t in store.values())
+        return cache_bytes(self.cache) + position_free + self.bank.nbytes
+
+
+def measure_efficiency(options: EfficiencyOptions) -> dict:
+    """Measure, and return (and write) tokens/s and bytes by length, and the ratios that matter at the longest."""
+    systems = Systems(options.model, ("longmem",))
+    model = systems.model
+    settings = settings_of(options, "documents", "lengths", "new_tokens", "rounds", "backend")
+    settings |= {"device": device_name(model), "dtype": str(model.dtype), "threads": torch.get_num_threads()}
+    items = Items("efficiency", options, systems, settings)
+    ids_T = text_of(model, options.documents, max(options.lengths)).to(model.device)
+    timed = contestants(model, options.model, options.backend)
+    keys = {str(length): length for length in sorted(options.lengths)}
+    for key in items.each(keys):
+        items.add(key, {"length": keys[key], **measure_length(model, timed, ids_T[: keys[key]], options)})
+    ratios = base_ratios(model, ids_T, options)
+    found = list(items.found.values())
+    return items.finish(found[-1]["systems"], ratios=ratios | _against_full(found))
+
+
+def contestants(model: LongMemForCausalLM, path: str, backend: str) -> dict[str, Timed]:
+    """The systems by name: besides the model itself, LongMem with one, three and as many memory layers as can be."""
+    timed: dict[str, Timed] = {"full_attention": FullAttention(model), "sliding_window": SlidingWindow(model)}
+    timed["longmem"] = WithMemory(model, backend)
+    r, layers = model.config.layer_reduction_factor, model.config.backbone_config.num_hidden_layers
+    every = [r * side for side in range(layers // r)]
+    names = ("window", "chunk_size", "retrieved_tokens", "chunk_key")
+    options = {name: getattr(model.config, name) for name in names} | {"layer_reduction_factor": r}
+    for n in sorted({1, min(3, len(every)), len(every)}):
+        backbone = load_backbone(path).to(model.device, model.dtype)
+        fresh = LongMemForCausalLM.from_backbone(backbone, memory_layers=every[-n:], **options).eval()
+        label = "all" if n == len(every) else n
+        timed[f"longmem_{label}_memory_layer{'' if n == 1 else 's'}"] = WithMemory(fresh.to(model.device), backend)
+    return timed
+
+
+def measure_length(
+    model: LongMemForCausalLM, timed: dict[str, Timed], ids_T: Tensor, options: EfficiencyOptions
+) -> dict:
+    """One length of context: {"systems": {name: tokens/s of reading and writing, bytes}}."""
+    chosen, skipped = dict(timed), {}
+    if reason := why_not_full_attention(model, len(ids_T)):
+        del chosen["full_attention"]
+        skipped["full_attention"] = {"read_tokens_per_second": None, "reason": reason}
+    seconds = {(name, verb): [] for name in chosen for verb in ("read", "write")}
+    found: dict[str, dict] = {name: {} for name in chosen}
+    for round_ in range(options.rounds + 1):
+        for name, system in chosen.items():
+            reset_peak(model.device)
+            for verb, run in (
+                ("read", lambda s=system: s.read(ids_T)),
+                ("write", lambda s=system: s.write(options.new_tokens)),
+            ):
+                taken = seconds_of(run, model.device)
+                if round_:
+                    seconds[name, verb].append(taken)
+            found[name] |= {"state_bytes": system.state_bytes(), "peak_bytes": peak(model.device)}
+    for name in chosen:
+        read, write = (statistics.median(seconds[name, verb]) for verb in ("read", "write"))
+        found[name] |= {"read_tokens_per_second": len(ids_T) / read, "read_seconds": read}
+        found[name] |= {"write_tokens_per_second": options.new_tokens / write, "write_seconds": write}
+    return {"systems": skipped | found}
+
+
+def base_ratios(model: LongMemForCausalLM, ids_T: Tensor, options: EfficiencyOptions) -> dict:
+    """Reading against the bare decoder's forward over the same windows, and writing with a full and an empty bank."""
+    part_T = ids_T[: min(len(ids_T), 16_384)]
+    reader = WithMemory(model, options.backend)
+    full, empty = WithMemory(model, options.backend), WithMemory(model, options.backend)
+    full.read(ids_T)
+    empty.bank, empty.prompt_BT = model.new_bank(backend=options.backend), full.prompt_BT
 
     @torch.no_grad()
     def bare(module: torch.nn.Module) -> None:
-        for pair in segments.split(2):
-            module(input_ids=pair.to(model.device), use_cache=False)
+        for pair in windows(part_T, model):
+            module(input_ids=pair, use_cache=False)
 
-    seconds = _in_turn(
-        rounds,
-        read=read,
+    seconds = in_turn(
+        options.rounds,
+        model.device,
+        read=lambda: reader.read(part_T),
         decoder=lambda: bare(model.backbone.decoder),
-        with_head=lambda: bare(model.backbone.causal_lm),
+        full=lambda: full.write(options.new_tokens),
+        empty=lambda: empty.write(options.new_tokens),
     )
     return {
-        "tokens_per_second": len(ids) / seconds["read"],
-        "ratio_to_decoder": seconds["decoder"] / seconds["read"],
-        "ratio_to_backbone_with_head": seconds["with_head"] / seconds["read"],
+        "reading_to_bare_decoder": seconds["decoder"] / seconds["read"],
+        "writing_full_to_empty_bank": seconds["empty"] / seconds["full"],
+        "bank_tokens": full.bank.n_tokens,
+        "write_tokens_per_second_empty_bank": options.new_tokens / seconds["empty"],
+        "write_tokens_per_second_full_bank": options.new_tokens / seconds["full"],
+        "read_tokens_per_second": len(part_T) / seconds["read"],
     }
 
 
-def _generation(model: LongMemForCausalLM, prompt: Tensor, new_tokens: int, rounds: int, backend: str) -> dict:
-    banks = {"empty": model.new_bank(backend=backend), "full": _full_bank(model, backend)}
-    prompt_BT = prompt[None].to(model.device)
+def in_turn(rounds: int, device: torch.device, **measured: Callable[[], None]) -> dict[str, float]:
+    """Median seconds of each, measured one after the other in every round after a first one that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in measured}
+    for round_ in range(rounds + 1):
+        for name, run in measured.items():
+            taken = seconds_of(run, device)
+            if round_:
+                seconds[name].append(taken)
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
-    def generate(bank: MemoryBank) -> None:
-        model.generate(prompt_BT, memory=bank, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False)
 
-    seconds = _in_turn(rounds, **{name: (lambda bank=bank: generate(bank)) for name, bank in banks.items()})
+def seconds_of(run: Callable[[], None], device: torch.device) -> float:
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def why_not_full_attention(model: LongMemForCausalLM, length: int) -> str | None:
+    """Why full attention is not measured at this length, or None."""
+    if model.backbone.family.position == "learned" and length > model.config.backbone_config.max_position_embeddings:
+        return f"this backbone has learned positions for {model.config.backbone_config.max_position_embeddings} tokens"
+    if model.device.type == "cpu" and length > CPU_FULL_ATTENTION:
+        return f"on a CPU it is measured up to {CPU_FULL_ATTENTION:,} tokens"
+    return None
+
+
+def text_of(model: LongMemForCausalLM, documents: Sequence[Path], length: int) -> Tensor:
+    """So many tokens of the documents, repeated as often as it takes. Errors: LongMemError where there is no text."""
+    ids: list[int] = []
+    for _, text in read_packs(documents):
+        ids += model.need_tokenizer()(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if len(ids) >= length:
+            break
+    if not ids:
+        raise LongMemError("documents hold no text to read.")
+    return torch.tensor((ids * (1 + length // len(ids)))[:length])
+
+
+def windows(ids_T: Tensor, model: LongMemForCausalLM) -> Sequence[Tensor]:
+    """Whole windows of a text, as many at once as reading takes; a text shorter than that is one."""
+    window = model.config.window
+    if len(ids_T) < window:
+        return [ids_T[None]]
+    return ids_T[: len(ids_T) // window * window].view(-1, window).split(model.segments_at_once)
+
+
+def cache_bytes(cache: Cache) -> int:
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+
+
+def device_name(model: LongMemForCausalLM) -> str:
+    return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else str(model.device)
+
+
+def reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak(device: torch.device) -> int | None:
+    """Most bytes that were allocated on a GPU since `reset_peak`; None elsewhere, where nobody counts."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def _against_full(found: list[dict]) -> dict:
+    """LongMem against full attention at the longest context where both were measured."""
+    both = [item for item in found if item["systems"]["full_attention"].get("write_seconds")]
+    if not both:
+        return {}
+    item = both[-1]
+    full, ours = item["systems"]["full_attention"], item["systems"]["longmem"]
     return {
-        "bank_tokens": banks["full"].n_tokens,
-        "tokens_per_second_empty": new_tokens / seconds["empty"],
-        "tokens_per_second_full": new_tokens / seconds["full"],
-        "ratio_full_to_empty": seconds["empty"] / seconds["full"],
+        "full_attention_length": item["length"],
+        "reading_to_full_attention": full["read_seconds"] / ours["read_seconds"],
+        "writing_to_full_attention": full["write_seconds"] / ours["write_seconds"],
+        "state_bytes_to_full_attention": ours["state_bytes"] / full["state_bytes"],
     }
 
 
-def _full_bank(model: LongMemForCausalLM, backend: str) -> MemoryBank:
-    """A bank filled with keys and values of the model's own reading of random tokens."""
-    bank = model.new_bank(backend=backend)
-    number = bank.begin_document("random tokens")
-    generator = torch.Generator().manual_seed(0)
-    while bank.n_tokens < bank.capacity:
-        ids = torch.randint(
-            8, model.backbone.causal_lm.config.vocab_size, (1, model.config.window), generator=generator
-        )
-        states = model.backbone(ids.to(model.device))
-        keys, values = (torch.stack([states.qkv[b][i][0] for b in model.config.memory_layers]) for i in (1, 2))
-        bank.add(number, keys, values)
-    return bank
-
-
-def _print_table(result: dict) -> None:
-    settings, reading, generation = result["settings"], result["reading"], result["generation"]
-    print(f"device {settings['device']}, {settings['dtype']}, {settings['threads']} threads")
-    print(f"reading      {reading['tokens_per_second']:>10.0f} tokens/s")
-    print(f"  against the bare decoder          {reading['ratio_to_decoder']:>6.2f}")
-    print(f"  against the backbone with head    {reading['ratio_to_backbone_with_head']:>6.2f}")
-    print(f"generation   {generation['tokens_per_second_empty']:>10.1f} tokens/s, empty bank")
-    print(f"             {generation['tokens_per_second_full']:>10.1f} tokens/s, {generation['bank_tokens']} tokens")
-    print(f"  full against empty                {generation['ratio_full_to_empty']:>6.2f}")
+def table(result: dict) -> list[list[str]]:
+    """Rows for people: length and system, tokens/s of reading and writing, MiB kept."""
+    rows = [["context", "system", "read tokens/s", "write tokens/s", "MiB kept"]]
+    for item in result["items"]:
+        for name, row in item["systems"].items():
+            if row["read_tokens_per_second"] is None:
+                rows.append([f"{item['length']:,}", name, "-", "-", row["reason"]])
+                continue
+            speeds = [f"{row['read_tokens_per_second']:,.0f}", f"{row['write_tokens_per_second']:.1f}"]
+            rows.append([f"{item['length']:,}", name, *speeds, f"{row['state_bytes'] / 2**20:.1f}"])
+    rows += [[name.replace("_", " "), f"{value:,.2f}", "", "", ""] for name, value in result["ratios"].items()]
+    return rows

@@ -1,141 +1,208 @@
 """Planted facts: stated once in a long real text, asked for by repeating their beginning.
 
-Names were never used in training; the templates are those of training, each used as often as `same_form` says. A fact
-counts as recalled when every token of its answer is the most probable one (chance: 1 in 10,000 for four digits).
+Names were never used in training. A fact counts as recalled when every token of its answer is the most probable one
+(chance: 1 in 10,000 for four digits). All facts of a length stand in one haystack, and the bank holds the whole of it.
 """
 
-import json
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
-from longmem.documents import segments
 from longmem.errors import LongMemError
-from longmem.evaluation.settings import load_model, memory_settings
-from longmem.memory_bank import MemoryBank
-from longmem.model import LongMemForCausalLM
+from longmem.evaluation.results import Items, Options, gains_in_accuracy, settings_of, share
+from longmem.evaluation.systems import Memories, Systems
 from longmem.trace import TraceRecorder
 from longmem.training.data import read_packs
-from longmem.training.facts import TRAINING_TEMPLATES, Fact, make_fact
+from longmem.training.facts import HELD_OUT_TEMPLATES, TRAINING_TEMPLATES, Fact, make_fact
+
+KINDS = ("known", "held_out", "distractors")
+ALLOWED = ("backbone", "empty_bank", "sidenet_only", "longmem", "memtrm")
+HEADLINE_LENGTH = 65_536
+ALL_LENGTHS = (1_024, 2_048, 8_192, 32_768, 65_536, 262_144, 1_048_576)
+SAME_FORM = 9  # a fact and eight distractors of its form
+TOKENS_PER_FACT = 40  # a haystack is text for the most part
 
 
-def measure_needle(
-    model_path: str,
-    documents: list[Path],
-    *,
-    lengths: list[int],
-    facts: int = 48,
-    same_form: int = 1,
-    seed: int = 1,
-    read_overlap: int | None = None,
-    json_path: Path | None = None,
-) -> dict:
-    """Measure, print a table, and return (and write) recall by length and depth, and where the right chunk was found.
+@dataclass(frozen=True)
+class NeedleOptions(Options):
+    """documents: the text of the haystacks; lengths: in tokens; depths: bands of place; facts: at each length and kind.
 
-    Args:
-        lengths: tokens of text in memory, one haystack each.
-        facts: asked for at each length, over as many haystacks as they need.
-        same_form: facts of each template in one haystack; above 1, all but one of them are distractors of its form.
-        read_overlap: 0 or half a window; by default the model's.
+    kinds: "known", templates of training; "held_out", templates never trained on; "distractors", templates of training
+    with eight other facts of the same form in the haystack.
     """
-    model = load_model(model_path, read_overlap)
-    text_ids = _text(model, documents, max(lengths))
-    items, hits = [], defaultdict(list)
-    for length in lengths:
-        for number in range(0, facts, len(TRAINING_TEMPLATES) * same_form):
-            rng = Random(f"{seed}-{length}-{number}")
-            planted = [make_fact(rng, held_out_name=True, template=t) for t in TRAINING_TEMPLATES * same_form]
-            rng.shuffle(planted)
-            bank, places = _haystack(model, text_ids[:length], planted)
-            for index, fact in enumerate(tqdm(planted, desc=f"{length} tokens", leave=False)):
-                recalled, found = _ask(model, bank, fact, places[index])
-                depth = (index + 0.5) / len(planted)
-                items.append({"length": length, "depth": depth, "recalled": recalled, "fact": fact.statement})
-                for head, hit in found.items():
-                    hits[length, *head].append(hit)
-    result = {
-        "evaluation": "needle",
-        "model": {"fingerprint": model.fingerprint},
-        "settings": {
-            "documents": [p.name for p in documents],
-            "lengths": lengths,
-            "facts": facts,
-            "same_form": same_form,
-            "seed": seed,
-        }
-        | memory_settings(model),
-        "systems": {"longmem": {str(n): _share(i["recalled"] for i in items if i["length"] == n) for n in lengths}},
-        "hit_rate": {f"{n} tokens, layer {b}, head {h}": _share(v) for (n, b, h), v in sorted(hits.items())},
-        "items": items,
-    }
-    _print_table(result, lengths)
-    if json_path is not None:
-        json_path.write_text(json.dumps(result, indent=1))
-    return result
+
+    documents: tuple[Path, ...] = ()
+    lengths: tuple[int, ...] = (1_024, 2_048, 8_192, 32_768, 65_536)
+    depths: int = 10
+    facts: int = 40
+    kinds: tuple[str, ...] = KINDS
+    read_overlap: int | None = None
 
 
-def _text(model: LongMemForCausalLM, documents: list[Path], length: int) -> list[int]:
+@dataclass(frozen=True)
+class Planted:
+    """A fact, where its answer stands in the haystack (tokens first to last), and how deep (0 to 1)."""
+
+    fact: Fact
+    first: int
+    last: int
+    depth: float
+
+
+def measure_needle(options: NeedleOptions) -> dict:
+    """Measure, and return (and write) recall by kind, length and depth, and which heads found the right chunk.
+
+    Raises:
+        LongMemError: the documents are too short for the longest haystack, or an unknown kind.
+    """
+    for kind in options.kinds:
+        if kind not in KINDS:
+            raise LongMemError(f"--kinds names {kind!r}; it must be of {', '.join(KINDS)}.")
+    systems = Systems(options.model, options.systems, read_overlap=options.read_overlap, allowed=ALLOWED)
+    lengths = sorted(set(ALL_LENGTHS if options.full else options.lengths))
+    facts = options.max_items or options.facts
+    settings = settings_of(options, "documents", "depths", "kinds") | {"lengths": lengths, "facts": facts}
+    items = Items("needle", options, systems, settings)
+    text_ids = read_text(systems, options.documents, lengths[-1])
+    keys = {f"{kind} {length}": (kind, length) for length in lengths for kind in options.kinds}
+    for key in items.each(keys):
+        kind, length = keys[key]
+        rng = Random(f"{options.seed}-{kind}-{length}")
+        planted = draw_facts(rng, kind, min(facts, max(1, length // TOKENS_PER_FACT)))
+        asked = ask_haystack(systems, text_ids[:length], planted)
+        items.add(key, {"kind": kind, "length": length, "facts": asked})
+    return items.finish(**_summary(list(items.found.values()), systems, options.depths))
+
+
+def draw_facts(rng: Random, kind: str, n: int) -> list[Fact]:
+    """n facts with fresh names in random order; of "distractors" SAME_FORM of each template, all of them asked for."""
+    templates = list(HELD_OUT_TEMPLATES if kind == "held_out" else TRAINING_TEMPLATES)
+    rng.shuffle(templates)
+    times = SAME_FORM if kind == "distractors" else 1
+    forms = [template for template in templates for _ in range(times)]
+    forms = (forms * (1 + n // len(forms)))[:n]
+    names: set[str] = set()
+    facts = []
+    while len(facts) < n:
+        fact = make_fact(rng, held_out_name=True, template=forms[len(facts)])
+        if fact.question not in names:
+            names.add(fact.question)
+            facts.append(fact)
+    rng.shuffle(facts)
+    return facts
+
+
+def read_text(systems: Systems, documents: Sequence[Path], length: int) -> list[int]:
+    """Tokens of the documents, one after the other, `length` at least. Errors: LongMemError where there are fewer."""
     ids: list[int] = []
     for _, text in read_packs(documents):
-        ids += model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids += systems.model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if len(ids) >= length:
             return ids
-    raise LongMemError(f"documents hold {len(ids)} tokens; lengths asks for {length}.")
+    raise LongMemError(f"documents hold {len(ids)} tokens; --lengths asks for {length}.")
 
 
-def _haystack(
-    model: LongMemForCausalLM, text_ids: list[int], facts: list[Fact]
-) -> tuple[MemoryBank, list[tuple[int, int]]]:
-    """Read the text with the facts in it; returns the bank and the token span of each fact's answer."""
-    spacing = len(text_ids) / len(facts)
+def ask_haystack(systems: Systems, text_ids: list[int], facts: list[Fact]) -> list[dict]:
+    """Read the text with the facts in it into fresh memories, then ask for each of them."""
+    ids, planted = plant(systems, text_ids, facts)
+    memories = systems.new_memories(capacity=len(ids) + systems.model.config.chunk_size)
+    systems.read(memories, ids, name="haystack")
+    return [ask(systems, memories, place) for place in planted]
+
+
+def plant(systems: Systems, text_ids: list[int], facts: list[Fact]) -> tuple[Tensor, list[Planted]]:
+    """The haystack's tokens, and where each fact stands in it: evenly spread, the first half a step from the start."""
+    tokenizer, step = systems.model.tokenizer, len(text_ids) / len(facts)
     ids: list[int] = []
-    places = []
+    planted = []
     for index, fact in enumerate(facts):
-        ids += text_ids[int((index) * spacing) : int((index + 0.5) * spacing)]
-        question = model.tokenizer(f"\n\n{fact.question}", add_special_tokens=False)["input_ids"]
-        statement = model.tokenizer(f"\n\n{fact.statement}\n\n", add_special_tokens=False)["input_ids"]
-        places.append((len(ids) + len(question), len(ids) + len(statement) - 2))
-        ids += statement + text_ids[int((index + 0.5) * spacing) : int((index + 1) * spacing)]
-    bank = model.new_bank(capacity=len(ids) + model.config.chunk_size)
-    number = bank.begin_document("haystack")
-    for part in segments(len(ids), model.config.window, model.config.read_overlap):
-        model.read_segments(torch.tensor(ids), [part], memory=bank, document=number)
-    return bank, places
+        ids += text_ids[int(index * step) : int((index + 0.5) * step)]
+        question = tokenizer(f"\n\n{fact.question}", add_special_tokens=False)["input_ids"]
+        statement = tokenizer(f"\n\n{fact.statement}\n\n", add_special_tokens=False)["input_ids"]
+        place = Planted(fact, len(ids) + len(question), len(ids) + len(statement) - 2, (index + 0.5) / len(facts))
+        planted.append(place)
+        ids += statement + text_ids[int((index + 0.5) * step) : int((index + 1) * step)]
+    return torch.tensor(ids), planted
 
 
 @torch.no_grad()
-def _ask(
-    model: LongMemForCausalLM, bank: MemoryBank, fact: Fact, place: tuple[int, int]
-) -> tuple[bool, dict[tuple[int, int], bool]]:
-    """Whether every answer token is the most probable, and which (layer, head) retrieved the first one's chunk."""
-    prompt = model.tokenizer(f"\n\n{fact.question}", add_special_tokens=False)["input_ids"]
-    answer = model.tokenizer(f"\n\n{fact.statement}", add_special_tokens=False)["input_ids"][len(prompt) : -1]
-    ids = torch.tensor([prompt + answer[:-1]], device=model.device)
+def ask(systems: Systems, memories: Memories, place: Planted) -> dict:
+    """Which systems find every token of the answer the most probable, and which heads retrieved its first chunk."""
+    tokenizer = systems.model.tokenizer
+    prompt = tokenizer(f"\n\n{place.fact.question}", add_special_tokens=False)["input_ids"]
+    answer = tokenizer(f"\n\n{place.fact.statement}", add_special_tokens=False)["input_ids"][len(prompt) : -1]
     recorder = TraceRecorder()
-    logits = model(ids, memory=bank, recorder=recorder, logits_to_keep=len(answer)).logits[0]
-    recalled = bool((logits.argmax(-1).cpu() == torch.tensor(answer)).all())
-    right = place[0] // model.config.chunk_size
-    found = {}
-    for layer, blocks in recorder.layers.items():
-        for head, chunks in enumerate(blocks[0].chunks_HTC[:, 0]):
-            found[layer, head] = bool((chunks == right).any())
-    return recalled, found
+    logits = systems.logits(torch.tensor([prompt + answer[:-1]]), memories, recorder)
+    wanted = torch.tensor(answer)
+    recalled = {name: bool((x[0, -len(answer) :].argmax(-1).cpu() == wanted).all()) for name, x in logits.items()}
+    right = place.first // systems.model.config.chunk_size
+    found = [
+        f"{layer}.{head}"
+        for layer, blocks in sorted(recorder.layers.items())
+        for head, chunks_TC in enumerate(blocks[0].chunks_HTC)
+        if (chunks_TC[len(prompt) - 1] == right).any()
+    ]
+    names = {name: recalled[name] for name in systems.names}
+    return {"fact": place.fact.statement, "depth": round(place.depth, 4), "recalled": names, "found_by": found}
 
 
-def _share(values) -> float:
-    values = list(values)
-    return sum(values) / max(1, len(values))
+def _summary(items: list[dict], systems: Systems, depths: int) -> dict:
+    """Recall of the headline (known templates at 65,536 tokens, or the longest), and by kind, length and depth."""
+    by_length = {
+        kind: {str(item["length"]): _recall(item, systems.names) for item in items if item["kind"] == kind}
+        for kind in dict.fromkeys(item["kind"] for item in items)
+    }
+    head = max(items, key=lambda item: (item["kind"] == "known", item["length"] == HEADLINE_LENGTH, item["length"]))
+    found = by_length[head["kind"]][str(head["length"])]
+    right = {name: [fact["recalled"][name] for fact in head["facts"]] for name in systems.names}
+    return {
+        "systems": found,
+        "headline": {"kind": head["kind"], "length": head["length"]},
+        "gains": gains_in_accuracy(right, found, systems.controls, "recall"),
+        "by_length": by_length,
+        "by_depth": [_depths(item, systems.names, depths) for item in items],
+        "hit_rate": {f"{item['kind']} {item['length']}": _hit_rate(item) for item in items},
+    }
 
 
-def _print_table(result: dict, lengths: list[int]) -> None:
-    print(f"{'tokens':>8} {'recall':>8}   hit rate of the answer's chunk by layer.head")
-    for n in lengths:
-        hits = [
-            f"{key.split('layer ')[1].replace(', head ', '.')} {rate:.2f}"
-            for key, rate in result["hit_rate"].items()
-            if key.startswith(f"{n} tokens")
-        ]
-        print(f"{n:>8} {result['systems']['longmem'][str(n)]:>8.3f}   {'  '.join(hits)}")
+def _recall(item: dict, names: Sequence[str]) -> dict:
+    return {name: share("recall", [fact["recalled"][name] for fact in item["facts"]]) for name in names}
+
+
+def _depths(item: dict, names: Sequence[str], depths: int) -> dict:
+    """Recall in bands of depth: {"kind", "length", "bands": [{"from", "to", "n", name: recall}]}."""
+    bands = defaultdict(list)
+    for fact in item["facts"]:
+        bands[min(depths - 1, int(fact["depth"] * depths))].append(fact["recalled"])
+    rows = [
+        {"from": band / depths, "to": (band + 1) / depths, "n": len(facts)}
+        | {name: sum(fact[name] for fact in facts) / len(facts) for name in names}
+        for band, facts in sorted(bands.items())
+    ]
+    return {"kind": item["kind"], "length": item["length"], "bands": rows}
+
+
+def _hit_rate(item: dict) -> dict[str, float]:
+    """Share of questions for which each head, "layer.head", retrieved the chunk where the answer begins."""
+    heads = sorted({head for fact in item["facts"] for head in fact["found_by"]})
+    return {head: sum(head in fact["found_by"] for fact in item["facts"]) / len(item["facts"]) for head in heads}
+
+
+def table(result: dict) -> list[list[str]]:
+    """Rows for people: kind and length, recall of each system with its interval for LongMem."""
+    names = list(result["systems"])
+    rows = [["facts", "tokens", "n", *names]]
+    for kind, lengths in result["by_length"].items():
+        for length, found in lengths.items():
+            n = next(iter(found.values()))["n"]
+            rows.append([kind.replace("_", " "), f"{int(length):,}", str(n), *(_cell(found[name]) for name in names)])
+    return rows
+
+
+def _cell(row: dict) -> str:
+    return f"{100 * row['recall']:.1f} % ({100 * row['recall_low']:.0f}-{100 * row['recall_high']:.0f})"

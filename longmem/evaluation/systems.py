@@ -116,8 +116,11 @@ class Systems:
     # Running -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def logits(self, ids_BT: Tensor, memories: Memories) -> dict[str, Tensor]:
-        """Logits_BTV of every system over at most one window; backbone and SideNets share a pass."""
+    def logits(self, ids_BT: Tensor, memories: Memories, recorder: TraceRecorder | None = None) -> dict[str, Tensor]:
+        """Logits_BTV of every system over at most one window; backbone and SideNets share a pass.
+
+        recorder: sees what LongMem retrieves, where there is one row.
+        """
         ids_BT = ids_BT.to(self.model.device)
         model, found = self.model, {}
         states = model.backbone(ids_BT)
@@ -129,16 +132,19 @@ class Systems:
             found["sidenet_only"] = model.backbone.head(self.sidenet_only.sidenet(states))
         if "longmem" in self.names:
             sources = Sources(model.config.retrieved_chunks, memories.longmem)
-            found["longmem"] = model.backbone.head(model.sidenet(states, sources))
+            found["longmem"] = model.backbone.head(model.sidenet(states, sources, recorder))
         if self.memtrm is not None:
             found["memtrm"] = self.memtrm(ids_BT, memory=memories.memtrm).logits_BTV
         return found
 
     @torch.no_grad()
-    def prefix(self, token_ids: Sequence[int], memories: Memories) -> dict[str, Cache]:
-        """Caches of every system after a common beginning, for `continued`; at least one token."""
+    def prefix(
+        self, token_ids: Sequence[int], memories: Memories, names: Collection[str] | None = None
+    ) -> dict[str, Cache]:
+        """Caches of every system, or of those named, after a common beginning, for `continued`; at least one token."""
         ids_BT = torch.tensor([list(token_ids)], device=self.model.device)
-        return {name: self._forward(name, ids_BT, None, memories)[1] for name in self.names if name != "full_attention"}
+        names = [name for name in self.names if name != "full_attention" and (names is None or name in names)]
+        return {name: self._forward(name, ids_BT, None, memories)[1] for name in names}
 
     @torch.no_grad()
     def continued(

@@ -1,0 +1,140 @@
+"""`python -m longmem evaluate NAME`: every evaluation prints a table and, with --json, writes its result."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longmem.commands import BUNDLED, command
+from longmem.errors import LongMemError
+
+evaluate_app = typer.Typer(help="Measure a model and what it is compared with.", no_args_is_help=True)
+
+Model = Annotated[str, typer.Option("--model", help="A folder or hub id; default: the bundled model.")]
+Documents = Annotated[list[Path], typer.Option("--documents", help="txt, jsonl or jsonl.xz; repeat for more.")]
+Overlap = Annotated[int | None, typer.Option(help="0 or half a window of context in reading; default: the model's.")]
+MaxItems = Annotated[int | None, typer.Option("--max-items", min=1, help="Measure at most so many.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")]
+SystemNames = Annotated[
+    str | None, typer.Option("--systems", help="Separated by commas; default: all whose weights are present.")
+]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that was writing this --json file.")]
+Full = Annotated[bool, typer.Option("--full", help="Measure everything, however long it takes.")]
+
+
+def numbers(option: str, value: str, least: int = 0) -> tuple[int, ...]:
+    """Whole numbers separated by commas, each at least `least`. Errors: LongMemError."""
+    try:
+        found = tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise LongMemError(f"{option} is {value!r}; it must be whole numbers separated by commas.") from None
+    if min(found) < least:
+        raise LongMemError(f"{option} is {value!r}; each must be at least {least}.")
+    return found
+
+
+def common(model: str, max_items, seed: int, systems: str | None, json_file, resume: bool, full: bool) -> dict:
+    """The options of every evaluation as `results.Options` has them."""
+    chosen = tuple(name.strip() for name in systems.split(",")) if systems else None
+    return {
+        "model": model,
+        "max_items": max_items,
+        "seed": seed,
+        "systems": chosen,
+        "json": json_file,
+        "resume": resume,
+        "full": full,
+        "command": typed(),
+    }
+
+
+def typed() -> str:
+    """What was typed, as anyone could type it: files by their names, and without where the result went."""
+    words, rest = ["python", "-m", "longmem"], iter(sys.argv[1:])
+    for word in rest:
+        if word == "--json":
+            next(rest, None)
+        elif word != "--resume":
+            words.append(os.path.basename(word) if os.sep in word and os.path.exists(word) else word)
+    return shlex.join(words)
+
+
+def show(rows: list[list[str]]) -> None:
+    """A table on standard output, the first column to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for first, *others in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(others, widths[1:], strict=True))]
+        print("  ".join(cells).rstrip())
+
+
+@command(evaluate_app, "perplexity")
+def perplexity(
+    documents: Documents,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of each document.")] = 65_536,
+    score_every: Annotated[int, typer.Option(min=1, help="Score every n-th window; all are read.")] = 8,
+    read_overlap: Overlap = None,
+    model: Model = str(BUNDLED),
+    max_items: MaxItems = None,
+    seed: Seed = 1,
+    systems: SystemNames = None,
+    json_file: JsonFile = None,
+    resume: Resume = False,
+    full: Full = False,
+) -> None:
+    """Perplexity of documents that are read from beginning to end, by length and by place."""
+    from longmem.evaluation.perplexity import PerplexityOptions, measure_perplexity, table
+
+    options = common(model, max_items, seed, systems, json_file, resume, full)
+    own = {"max_tokens": max_tokens, "score_every": score_every, "read_overlap": read_overlap}
+    show(table(measure_perplexity(PerplexityOptions(**options, documents=tuple(documents), **own))))
+
+
+@command(evaluate_app, "needle")
+def needle(
+    documents: Documents,
+    lengths: Annotated[str, typer.Option(help="Tokens in memory, separated by commas.")] = "1024,2048,8192,32768,65536",
+    depths: Annotated[int, typer.Option(min=1, help="Bands of depth in the result.")] = 10,
+    facts: Annotated[int, typer.Option(min=1, help="Asked for at each length, of each kind.")] = 40,
+    kinds: Annotated[str, typer.Option(help="known, held_out, distractors.")] = "known,held_out,distractors",
+    read_overlap: Overlap = None,
+    model: Model = str(BUNDLED),
+    max_items: MaxItems = None,
+    seed: Seed = 1,
+    systems: SystemNames = None,
+    json_file: JsonFile = None,
+    resume: Resume = False,
+    full: Full = False,
+) -> None:
+    """Recall of facts planted in a long text, by length and depth."""
+    from longmem.evaluation.needle import NeedleOptions, measure_needle, table
+
+    options = common(model, max_items, seed, systems, json_file, resume, full)
+    own = {"lengths": numbers("--lengths", lengths, 1), "depths": depths, "facts": facts}
+    settings = NeedleOptions(
+        **options, documents=tuple(documents), read_overlap=read_overlap, kinds=tuple(kinds.split(",")), **own
+    )
+    show(table(measure_needle(settings)))
+
+
+@command(evaluate_app, "efficiency")
+def efficiency(
+    documents: Documents,
+    lengths: Annotated[str, typer.Option(help="Tokens of context, separated by commas.")] = "1024,4096,16384,65536",
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens written after each context.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are compared.")] = 3,
+    backend: Annotated[str, typer.Option(help="torch, torch-coarse, faiss-cpu or faiss-gpu.")] = "torch",
+    model: Model = str(BUNDLED),
+    json_file: JsonFile = None,
+    resume: Resume = False,
+) -> None:
+    """Tokens per second and bytes by length: full attention, a sliding window, LongMem."""
+    from longmem.evaluation.efficiency import PROMPT, EfficiencyOptions, measure_efficiency, table
+
+    options = common(model, None, 1, None, json_file, resume, False)
+    own = {"lengths": numbers("--lengths", lengths, PROMPT + 1), "new_tokens": new_tokens}
+    settings = EfficiencyOptions(**options, documents=tuple(documents), rounds=rounds, backend=backend, **own)
+    show(table(measure_efficiency(settings)))
