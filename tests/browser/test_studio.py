@@ -1,6 +1,7 @@
 """The studio in chromium: from the opened page to the chunks behind a token, by mouse and by keyboard."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -196,12 +197,17 @@ def test_continuing_a_document_starts_from_its_text(page):
     assert page.inner_text(f"{WITH} .lm-prompt").strip("… ")[-30:] in STORY
 
 
-def test_stopping_keeps_the_text(page):
-    page.get_by_label("Length (tokens)").fill("256")
-    page.click("#lm-generate")
-    page.wait_for_selector(f'{WITH} [data-step="3"]')
-    page.click("#lm-stop")
-    page.wait_for_selector("#lm-run-status .lm-stopped")
+def test_stopping_keeps_the_text(page, tiny_model):
+    # A model that takes its time: a busy machine must not have ended the text before the click.
+    slow = tiny_model.backbone.register_forward_pre_hook(lambda *_: time.sleep(0.1))
+    try:
+        page.get_by_label("Length (tokens)").fill("256")
+        page.click("#lm-generate")
+        page.wait_for_selector(f'{WITH} [data-step="3"]')
+        page.click("#lm-stop")
+        page.wait_for_selector("#lm-run-status .lm-stopped")
+    finally:
+        slow.remove()
     assert 3 < page.locator(f"{WITH} .lm-token").count() < 256
     page.wait_for_selector("#lm-inspector .lm-passage")
 
