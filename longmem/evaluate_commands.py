@@ -138,3 +138,36 @@ def efficiency(
     own = {"lengths": numbers("--lengths", lengths, PROMPT + 1), "new_tokens": new_tokens}
     settings = EfficiencyOptions(**options, documents=tuple(documents), rounds=rounds, backend=backend, **own)
     show(table(measure_efficiency(settings)))
+
+
+@command(evaluate_app, "comparison")
+def comparison(
+    documents: Documents,
+    data: Annotated[list[str], typer.Option(help="A pack of training text; repeat for more.")],
+    config: Annotated[str, typer.Option(help="cpu, or a .toml file with [variants.NAME].")] = "cpu",
+    output: Annotated[
+        Path, typer.Option(help="Folder for the runs; what is trained there is not trained again.")
+    ] = Path("runs/comparison"),
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of each document.")] = 6_144,
+    model: Model = str(BUNDLED),
+    json_file: JsonFile = None,
+    resume: Resume = False,
+) -> None:
+    """Short trainings that differ in one setting, measured on held-out text."""
+    from longmem.evaluation.comparison import ComparisonOptions, measure_comparison, table
+
+    options = common(model, None, 1, None, json_file, resume, False)
+    own = {"config": config, "output": output, "packs": tuple(data), "max_tokens": max_tokens}
+    show(table(measure_comparison(ComparisonOptions(**options, documents=tuple(documents), **own))))
+
+
+@command(evaluate_app, "report")
+def report(
+    files: Annotated[list[Path] | None, typer.Argument(help="Default: README.md and the bundled model's card.")] = None,
+    results: Annotated[Path, typer.Option(help="Folder with the results.")] = BUNDLED.parent / "results",
+) -> None:
+    """Write the tables of the results into the files that have a place for them."""
+    from longmem.evaluation.report import rewrite
+
+    for path in files or [BUNDLED.parent.parent / "README.md", BUNDLED / "README.md"]:
+        print(f"{path}: {'rewritten' if rewrite(path, results) else 'as it was'}")

@@ -1,4 +1,4 @@
-"""`python -m longmem train backbone | sidenet`."""
+"""`python -m longmem train backbone | sidenet | memtrm`."""
 
 from typing import Annotated
 
@@ -6,43 +6,70 @@ import typer
 
 from longmem.commands import command
 
-train_app = typer.Typer(help="Train a backbone or a SideNet.", no_args_is_help=True)
+train_app = typer.Typer(help="Train a backbone, a SideNet, or the baseline MemTRM.", no_args_is_help=True)
+
+Config = Annotated[str, typer.Option(help="One of the package, such as cpu, or a .toml file.")]
+Backbone = Annotated[str | None, typer.Option(help="The frozen model: a folder or hub id.")]
+StartFrom = Annotated[str | None, typer.Option(help="A model whose weights training goes on from.")]
+Data = Annotated[list[str] | None, typer.Option(help="A pack of documents; repeat for more.")]
+Output = Annotated[str | None, typer.Option(help="Folder for checkpoints, metrics and the model.")]
+MaxMinutes = Annotated[float | None, typer.Option(help="End this call after so many minutes.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")]
 
 
 @command(train_app, "backbone")
 def train_backbone(
-    config: Annotated[str, typer.Option(help="cpu, gpu, or a .toml file.")] = "cpu",
-    data: Annotated[list[str] | None, typer.Option(help="A pack of documents; repeat for more.")] = None,
-    output: Annotated[str | None, typer.Option(help="Folder for checkpoints, metrics and the model.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="End this call after so many minutes.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    config: Config = "cpu",
+    start_from: StartFrom = None,
+    data: Data = None,
+    output: Output = None,
+    max_minutes: MaxMinutes = None,
+    resume: Resume = False,
 ) -> None:
     """Train a small SmolLM3 whose memory layers have no position encoding."""
     from longmem.training.pretrain import BackboneTraining, pretrain
     from longmem.training.settings import load_settings
 
-    given = {"packs": data or None, "output": output, "max_minutes": max_minutes, "resume": resume or None}
+    given = {"start_from": start_from, "packs": data or None, "output": output}
+    given |= {"max_minutes": max_minutes, "resume": resume or None}
     print(pretrain(load_settings(BackboneTraining, config, "backbone", **given)))
 
 
 @command(train_app, "sidenet")
 def train_sidenet(
-    config: Annotated[str, typer.Option(help="cpu, gpu, or a .toml file.")] = "cpu",
-    backbone: Annotated[str | None, typer.Option(help="The frozen model: a folder or hub id.")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="A pack of documents; repeat for more.")] = None,
-    output: Annotated[str | None, typer.Option(help="Folder for checkpoints, metrics and the model.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="End this call after so many minutes.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    config: Config = "cpu",
+    backbone: Backbone = None,
+    start_from: StartFrom = None,
+    without_memory: Annotated[
+        bool, typer.Option("--without-memory", help="Train the baseline that never sees a memory.")
+    ] = False,
+    data: Data = None,
+    output: Output = None,
+    max_minutes: MaxMinutes = None,
+    resume: Resume = False,
 ) -> None:
     """Train a SideNet on a frozen backbone."""
     from longmem.training.adapt import SideNetTraining, adapt
     from longmem.training.settings import load_settings
 
-    given = {
-        "backbone": backbone,
-        "packs": data or None,
-        "output": output,
-        "max_minutes": max_minutes,
-        "resume": resume or None,
-    }
+    given = {"backbone": backbone, "start_from": start_from, "packs": data or None, "output": output}
+    given |= {"without_memory": without_memory or None, "max_minutes": max_minutes, "resume": resume or None}
     print(adapt(load_settings(SideNetTraining, config, "sidenet", **given)))
+
+
+@command(train_app, "memtrm")
+def train_memtrm(
+    config: Config = "cpu",
+    backbone: Backbone = None,
+    data: Data = None,
+    output: Output = None,
+    max_minutes: MaxMinutes = None,
+    resume: Resume = False,
+) -> None:
+    """Train the coupled baseline: memory inside the model that is being trained."""
+    from longmem.training.memorize import MemorizingTraining, train_memorizing
+    from longmem.training.settings import load_settings
+
+    given = {"backbone": backbone, "packs": data or None, "output": output}
+    given |= {"max_minutes": max_minutes, "resume": resume or None}
+    print(train_memorizing(load_settings(MemorizingTraining, config, "memorize", **given)))

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from longmem.documents import Document
-from longmem.errors import LongMemError
+from longmem.errors import LongMemError, TrainingDataError
+from longmem.evaluation.comparison import ComparisonOptions, measure_comparison, read_variants
 from longmem.evaluation.efficiency import EfficiencyOptions, measure_efficiency, why_not_full_attention
 from longmem.evaluation.efficiency import table as efficiency_table
 from longmem.evaluation.needle import KINDS, NeedleOptions, ask, draw_facts, measure_needle, plant
@@ -288,3 +289,37 @@ def test_speed_is_measured_for_every_system_at_every_length(saved_model, tmp_pat
 def test_full_attention_is_not_measured_where_it_would_take_minutes(tiny_model):
     assert why_not_full_attention(tiny_model, 16_384) is None
     assert "up to 16,384 tokens" in why_not_full_attention(tiny_model, 16_385)
+
+
+def test_variants_are_trained_once_and_compared_on_the_same_text(saved_model, book, tmp_path):
+    config = tmp_path / "variants.toml"
+    config.write_text(
+        "window = 32\nmemory_layers = [1, 3]\nretrieved_tokens = 16\nlanes = 2\nmemory_tokens = 128\n"
+        'total_steps = 2\nlog_every = 1\n[variants.default]\n[variants.mean]\nchunk_key = "mean"\n'
+    )
+    options = ComparisonOptions(
+        saved_model, config=str(config), output=tmp_path / "runs", packs=(str(book),), documents=(book,), max_tokens=100
+    )
+    result = measure_comparison(options)
+    assert [item["name"] for item in result["items"]] == ["default", "mean"]
+    first, second = (item["perplexity"] for item in result["items"])
+    assert first["backbone"] == second["backbone"]
+    assert first["longmem"] != second["longmem"]
+    weights = tmp_path / "runs" / "mean" / "model" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert measure_comparison(options)["items"] == result["items"]
+    assert weights.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("window = 32", "no variants"), ("[variants.a]\nwings = 2", "unknown settings in a: wings")]
+)
+def test_a_comparison_of_nothing_or_of_unknown_settings_is_refused(saved_model, tmp_path, text, said):
+    (tmp_path / "variants.toml").write_text(text)
+    with pytest.raises(TrainingDataError, match=said):
+        measure_comparison(ComparisonOptions(saved_model, config=str(tmp_path / "variants.toml")))
+
+
+def test_the_variants_of_the_package_are_valid():
+    _, variants = read_variants("cpu")
+    assert "attend" in variants

@@ -79,6 +79,15 @@ def test_both_gates_begin_equal():
     assert torch.equal(*logits)
 
 
+def test_a_cpu_reads_searches_and_generates(tiny_model):
+    """The official code crashes there."""
+    bank = fill(tiny_model, "The keeper wrote the name of every ship in a ledger. " * 8)
+    assert bank.device.type == tiny_model.device.type == "cpu"
+    assert bank.search(1, torch.randn(1, 4, 3, tiny_model.head_dim), n_chunks=2).mask_BHTK.all()
+    out = tiny_model.generate(ids_of(tiny_model, 8), memory=bank, max_new_tokens=40, min_new_tokens=40)
+    assert out.shape == (1, 48)
+
+
 def test_forward_never_writes_a_bank(tiny_model, bank, tmp_path):
     before = contents(bank, tmp_path / "before")
     tiny_model(ids_of(tiny_model, 100), memory=bank, use_cache=True)

@@ -74,6 +74,18 @@ def test_few_and_many_queries_find_the_same_as_the_definition(queries, dtype):
     assert torch.equal(found_slots, slots)
 
 
+@pytest.mark.parametrize("heads", [1, 8])
+def test_all_heads_are_searched_by_one_product(monkeypatch, heads):
+    """The official code loops over them in Python. (On a CPU, keys that fill the cache are taken head by head.)"""
+    calls = []
+    product = search._product
+    monkeypatch.setattr(search, "_product", lambda *a: calls.append(1) or product(*a))
+    generator = torch.Generator().manual_seed(0)
+    queries, keys = torch.randn(heads, 2, D, generator=generator), torch.randn(heads, 100 * S, D, generator=generator)
+    top_chunks(queries, keys, n_chunks=4, chunk_size=S)
+    assert len(calls) == 1
+
+
 def test_blocks_of_keys_and_queries_change_nothing(monkeypatch):
     queries, keys = a_bank()
     whole = top_chunks(queries, keys, n_chunks=7, chunk_size=S, allowed_C=allowed_mask())

@@ -105,6 +105,14 @@ def _whole_lines(path: Path) -> list:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+def titled(documents: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Documents under titles that differ."""
+    seen: dict[str, int] = {}
+    for title, text in documents:
+        seen[title] = seen.get(title, 0) + 1
+        yield (title if seen[title] == 1 else f"{title} ({seen[title]})"), text
+
+
 def draw(items: Sequence, most: int | None, seed: int) -> list:
     """At most so many of the items, in their order, the same ones for a seed."""
     if most is None or len(items) <= most:

@@ -1,0 +1,104 @@
+"""Short trainings of the SideNet that differ in one setting, measured on held-out text: which setting is better.
+
+A TOML file names the settings that all share, and the variants: `[variants.NAME]` with what differs. Each variant is
+trained from the same seed on the same text, and measured by perplexity and by its training metrics.
+"""
+
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from longmem.errors import TrainingDataError
+from longmem.evaluation.perplexity import PerplexityOptions, measure_perplexity
+from longmem.evaluation.results import Items, Options, settings_of
+from longmem.evaluation.systems import Systems
+from longmem.training.adapt import SideNetTraining, adapt
+from longmem.training.settings import CONFIGS
+
+LAST = 3  # log lines of training whose mean tells how far recall has come
+
+
+@dataclass(frozen=True)
+class ComparisonOptions(Options):
+    """config: a .toml file, or one of the package; output: folder for the runs; packs: training text.
+
+    documents: held-out text; max_tokens: of each document. `model` is that of the backbone.
+    """
+
+    config: str = "cpu"
+    output: Path = Path("runs/comparison")
+    packs: tuple[str, ...] = ()
+    documents: tuple[Path, ...] = ()
+    max_tokens: int = 6_144
+
+
+def measure_comparison(options: ComparisonOptions) -> dict:
+    """Train what has not been trained, measure, and return (and write) one item per variant.
+
+    Raises:
+        TrainingDataError: no such file, no variants in it, or an unknown setting.
+    """
+    shared, variants = read_variants(options.config)
+    settings = settings_of(options, "config", "documents", "max_tokens") | {"shared": shared}
+    items = Items("comparison", options, Systems(options.model, ("longmem",)), settings)
+    for name in items.each(variants):
+        items.add(name, measure_variant(name, shared, variants[name], options))
+    return items.finish({}, backbone_fingerprint=items.systems.model.fingerprint)
+
+
+def read_variants(config: str) -> tuple[dict, dict[str, dict]]:
+    """Shared settings, and by name what differs. Errors: TrainingDataError."""
+    path = Path(config) if config.endswith(".toml") else CONFIGS / f"comparison-{config}.toml"
+    if not path.is_file():
+        raise TrainingDataError(f"--config is {config!r}; there is no {path.name}.")
+    shared = tomllib.loads(path.read_text())
+    variants = shared.pop("variants", {})
+    if not variants:
+        raise TrainingDataError(f"{path.name} names no variants; add [variants.NAME] with what differs.")
+    for name, values in {"the shared part": shared, **variants}.items():
+        unknown = sorted(set(values) - set(SideNetTraining.__dataclass_fields__))
+        if unknown:
+            raise TrainingDataError(f"{path.name} has unknown settings in {name}: {', '.join(unknown)}.")
+    return shared, variants
+
+
+def measure_variant(name: str, shared: dict, changes: dict, options: ComparisonOptions) -> dict:
+    """One variant: {"name", "changes", perplexities, recall and gate at the end of training}; trained if need be."""
+    folder = options.output / name
+    settings = shared | changes | {"backbone": options.model, "packs": list(options.packs), "output": str(folder)}
+    if not (folder / "model" / "config.json").is_file():
+        adapt(SideNetTraining(**settings | {"resume": True}))
+    measured = measure_perplexity(
+        PerplexityOptions(
+            str(folder / "model"),
+            systems=("backbone", "empty_bank", "longmem"),
+            documents=options.documents,
+            max_tokens=options.max_tokens,
+            score_every=1,
+        )
+    )
+    perplexity = {system: row["perplexity"] for system, row in measured["systems"].items()}
+    return {
+        "name": name,
+        "changes": changes,
+        "perplexity": perplexity,
+        "change": measured["gains"]["backbone"],
+        **_end_of_training(folder / "metrics.jsonl"),
+    }
+
+
+def _end_of_training(path: Path) -> dict:
+    """Means over the last log lines: share of asked tokens that were right, and of memory in the fusion."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()][-LAST:]
+    return {key: sum(row[key] for row in rows) / len(rows) for key in ("recall", "gate", "tokens_per_second")}
+
+
+def table(result: dict) -> list[list[str]]:
+    """Rows for people: variant, perplexities, change against the backbone, recall in training."""
+    rows = [["variant", "backbone", "empty bank", "with bank", "against backbone", "recall in training"]]
+    for item in result["items"]:
+        values = [f"{item['perplexity'][name]:.2f}" for name in ("backbone", "empty_bank", "longmem")]
+        change = f"{100 * item['change']['change']:+.1f} %"
+        rows.append([item["name"], *values, change, f"{100 * item['recall']:.0f} %"])
+    return rows

@@ -1,0 +1,159 @@
+"""Tables of results in Markdown, put where a file asks for them: what is written there is what was measured.
+
+`<!-- measured: NAME -->` and `<!-- end -->` hold the table of `NAME.json` between them, `<!-- goals -->` and
+`<!-- end -->` the goals with what was reached.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from os.path import relpath
+from pathlib import Path
+
+from longmem.errors import LongMemError
+
+MODULES = {
+    "perplexity": "perplexity",
+    "suffix": "suffix_identification",
+    "icl": "in_context_learning",
+    "needle": "needle",
+    "staleness": "staleness",
+    "efficiency": "efficiency",
+    "attribution": "attribution",
+    "comparison": "comparison",
+}
+BLOCK = re.compile(r"(<!-- (measured: (?P<name>[\w-]+)|goals) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What was to be reached, by which number of which result."""
+
+    measure: str
+    goal: str
+    at_least: str
+    result: str
+    read: Callable[[dict], str]
+
+
+def percent(value: float | None, low: float | None = None, high: float | None = None, *, sign: bool = False) -> str:
+    """A share as people read it, with its interval."""
+    if value is None:
+        return "-"
+    form = "{:+.1f}" if sign else "{:.1f}"
+    interval = f" ({form.format(100 * low)} to {form.format(100 * high)})" if low is not None else ""
+    return f"{form.format(100 * value)} %{interval}"
+
+
+def _change(name: str) -> Callable[[dict], str]:
+    def read(result: dict) -> str:
+        gain = result["gains"][name]
+        return percent(gain["change"], gain["low"], gain["high"], sign=True)
+
+    return read
+
+
+def _accuracy(result: dict) -> str:
+    row, gain = result["systems"]["longmem"], result["gains"]["better_control"]
+    reached = percent(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
+    return f"{reached}; {percent(gain['difference'], gain['low'], gain['high'], sign=True)} against {gain['control']}"
+
+
+def _against_backbone(result: dict) -> str:
+    row, gain = result["systems"]["longmem"], result["gains"]["backbone"]
+    reached = percent(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
+    return f"{reached}; {percent(gain['difference'], gain['low'], gain['high'], sign=True)} against backbone"
+
+
+def _recall(*places: tuple[str, int]) -> Callable[[dict], str]:
+    def read(result: dict) -> str:
+        found = []
+        for kind, length in places:
+            row = result["by_length"].get(kind, {}).get(str(length), {}).get("longmem")
+            reached = percent(row["recall"], row["recall_low"], row["recall_high"]) if row else "not measured"
+            found.append(f"{reached} at {length // 1024}k")
+        return "; ".join(found)
+
+    return read
+
+
+def _ratio(result: dict) -> str:
+    row = result["systems"]["longmem"]
+    return f"{row['ratio']:.1f} times ({row['ratio_low']:.1f} to {row['ratio_high']:.1f})"
+
+
+GOALS = (
+    Goal("perplexity, bank against backbone", "7.5 % lower", "lower", "perplexity-books-test", _change("backbone")),
+    Goal(
+        "perplexity, bank against the better control",
+        "4 % lower",
+        "2 % lower",
+        "perplexity-books-test",
+        _change("better_control"),
+    ),
+    Goal("suffix identification, 8k prefix (chance 16.7 %)", "40.5 %", "above backbone", "suffix", _against_backbone),
+    Goal("in-context learning, five sets, 2,000 in memory", "66.7 %", "3 points above control", "icl", _accuracy),
+    Goal(
+        "planted facts, known templates",
+        "99 % at 64k",
+        "97 % at 8k, 90 % at 64k",
+        "needle",
+        _recall(("known", 8_192), ("known", 65_536)),
+    ),
+    Goal("planted facts, held-out templates", "90 % at 64k", "60 % at 8k", "needle", _recall(("held_out", 8_192))),
+    Goal("attribution, top chunk against a random retrieved one", "5 times", "3 times", "attribution", _ratio),
+)
+
+
+def rewrite(path: Path, results: Path) -> bool:
+    """Put the tables into a file; whether that changed it. Errors: LongMemError where a result is missing."""
+    before = path.read_text(encoding="utf-8")
+    after = filled(before, results, path.parent)
+    if after != before:
+        path.write_text(after, encoding="utf-8")
+    return after != before
+
+
+def filled(text: str, results: Path, place: Path) -> str:
+    """A text with its tables; `place` is the folder that its links start from."""
+
+    def block(match: re.Match) -> str:
+        body = goals(results) if match["name"] is None else measured(match["name"], results, place)
+        return f"{match[1]}\n{body}\n\n{match[4]}"
+
+    return BLOCK.sub(block, text)
+
+
+def measured(name: str, results: Path, place: Path) -> str:
+    """The table of one result, and where it comes from."""
+    result = load(name, results)
+    table = import_module(f"longmem.evaluation.{MODULES[result['evaluation']]}").table
+    link = Path(relpath(results / f"{name}.json", place)).as_posix()
+    return f"{markdown(table(result))}\n\n`{result['command']}`, {result['date']} ([result]({link}))"
+
+
+def goals(results: Path) -> str:
+    """The goals, and what the results there are say of them."""
+    rows = [["measure", "goal", "of a model trained on a CPU, at least", "reached"]]
+    for goal in GOALS:
+        there = (results / f"{goal.result}.json").is_file()
+        reached = goal.read(load(goal.result, results)) if there else "not measured yet"
+        rows.append([goal.measure, goal.goal, goal.at_least, reached])
+    return markdown(rows)
+
+
+def load(name: str, results: Path) -> dict:
+    """A recorded result. Errors: LongMemError where there is none of that name."""
+    path = results / f"{name}.json"
+    if not path.is_file():
+        raise LongMemError(f"There is no result {name!r} in {results}.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """Rows as a Markdown table, the first one its head."""
+    head, *body = [[str(cell).replace("|", "/").replace("_", " ") for cell in row] for row in rows]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
