@@ -112,7 +112,9 @@ class Studio:
         record = documents[place.document]
         at = place.character(record.text)
         before, after = record.text[max(0, at - 260) : at], record.text[at : at + 160]
-        return markup.place_preview(record.name, before, after, theme.document_colour(place.document))
+        first = min((c.start for c in session.bank.chunks() if c.document == place.document), default=0)
+        begins = first / len(record.text) if first >= at else None
+        return markup.place_preview(record.name, before, after, theme.document_colour(place.document), begins)
 
     def generate(self, key: str, prompt: str, settings: dict, place: Place | None = None) -> Iterator[RunView]:
         """Go on from `prompt`, or from `place` in a document, with memory and, same seed, with an empty memory."""

@@ -144,13 +144,22 @@ def note(text: str, kind: str = "info") -> str:
     return f'<div class="lm-note lm-{kind}" role="{role}"><span>{escape(text)}</span>{dismiss}</div>'
 
 
-def place_preview(name: str, before: str, after: str, colour: str) -> str:
-    """Where a loaded document will be continued: the text before the place, and, faded, what really follows."""
+def place_preview(name: str, before: str, after: str, colour: str, begins: float | None = None) -> str:
+    """Where a loaded document will be continued: the text before the place, and, faded, what really follows.
+
+    begins: the share of the document at which memory begins, where nothing before the place is in memory.
+    """
+    searched = "Memory is searched only before this place: nothing reads its own answer."
+    if begins is not None:
+        searched = (
+            f"Nothing that stands before this place is in memory any more: of this document it holds what comes after "
+            f"{100 * begins:.0f} %. Choose a later place to see something retrieved."
+        )
     return (
         f'<div class="lm-place"><span class="lm-dot" style="background:{colour}"></span><b>{escape(name)}</b>'
         f'<p>…{escape(before)}<span class="lm-cut" role="separator" aria-label="the model goes on here"></span>'
         f'<span class="lm-after">{escape(after)}…</span></p>'
-        '<p class="lm-quiet">Memory is searched only before this place: nothing reads its own answer.</p></div>'
+        f'<p class="lm-quiet">{searched}</p></div>'
     )
 
 

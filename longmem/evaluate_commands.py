@@ -171,3 +171,107 @@ def report(
 
     for path in files or [BUNDLED.parent.parent / "README.md", BUNDLED / "README.md"]:
         print(f"{path}: {'rewritten' if rewrite(path, results) else 'as it was'}")
+
+
+@command(evaluate_app, "suffix")
+def suffix(
+    documents: Documents,
+    manifest: Annotated[Path | None, typer.Option(help="JSON lines with title and chapter_offsets.")] = None,
+    prefix_tokens: Annotated[int, typer.Option(min=2, help="The longest prefix.")] = 8_192,
+    with_headings: Annotated[bool, typer.Option("--with-headings", help="Leave the headings in: the leak.")] = False,
+    breaks_per_book: Annotated[int | None, typer.Option(min=1, help="At most; default: 60 over all books.")] = None,
+    read_overlap: Overlap = None,
+    model: Model = str(BUNDLED),
+    max_items: MaxItems = None,
+    seed: Seed = 1,
+    systems: SystemNames = None,
+    json_file: JsonFile = None,
+    resume: Resume = False,
+    full: Full = False,
+) -> None:
+    """Which of six passages is the beginning of the next chapter?"""
+    from longmem.evaluation.suffix_identification import SuffixOptions, measure_suffix, table
+
+    options = common(model, max_items, seed, systems, json_file, resume, full)
+    own = {"manifest": manifest, "prefix_tokens": prefix_tokens, "with_headings": with_headings}
+    own |= {"breaks_per_book": breaks_per_book, "read_overlap": read_overlap}
+    show(table(measure_suffix(SuffixOptions(**options, documents=tuple(documents), **own))))
+
+
+@command(evaluate_app, "icl")
+def icl(
+    train: Annotated[list[Path], typer.Option(help="Demonstrations: CSV, JSONL or TSV; repeat for more sets.")],
+    test: Annotated[list[Path], typer.Option(help="Texts to classify, one file for each --train.")],
+    name: Annotated[list[str] | None, typer.Option(help="Of each set; default: its folder's or file's.")] = None,
+    template: Annotated[str | None, typer.Option(help="With {text} and {label}; default: the paper's.")] = None,
+    text_column: Annotated[str, typer.Option(help="Where the text stands.")] = "text",
+    label_column: Annotated[str, typer.Option(help="Where the label stands.")] = "label",
+    in_window: Annotated[str, typer.Option(help="Demonstrations in the window, separated by commas.")] = "4,20",
+    in_memory: Annotated[str, typer.Option(help="Demonstrations in memory.")] = "0,20,200,2000",
+    seeds: Annotated[int, typer.Option(min=1, help="Draws of demonstrations.")] = 6,
+    read_overlap: Overlap = None,
+    model: Model = str(BUNDLED),
+    max_items: MaxItems = None,
+    seed: Seed = 1,
+    systems: SystemNames = None,
+    json_file: JsonFile = None,
+    resume: Resume = False,
+    full: Full = False,
+) -> None:
+    """Accuracy of classification with labelled demonstrations in the window and in memory."""
+    from longmem.evaluation.in_context_learning import IclOptions, measure_icl, table
+
+    options = common(model, max_items, seed, systems, json_file, resume, full)
+    own = {"in_window": numbers("--in-window", in_window), "in_memory": numbers("--in-memory", in_memory)}
+    own |= {"train": tuple(train), "test": tuple(test), "name": tuple(name or ()), "template": template}
+    own |= {"text_column": text_column, "label_column": label_column, "seeds": seeds, "read_overlap": read_overlap}
+    show(table(measure_icl(IclOptions(**options, **own))))
+
+
+@command(evaluate_app, "attribution")
+def attribution(
+    documents: Documents,
+    read_tokens: Annotated[int, typer.Option(min=1, help="Of each document, before what is scored.")] = 16_384,
+    tokens_per_document: Annotated[int, typer.Option(min=1, help="Drawn from those that memory moved.")] = 32,
+    removed: Annotated[str, typer.Option(help="Numbers of chunks to remove.")] = "1,2,4,8,16",
+    model: Model = str(BUNDLED),
+    max_items: MaxItems = None,
+    seed: Seed = 1,
+    json_file: JsonFile = None,
+    resume: Resume = False,
+    full: Full = False,
+) -> None:
+    """What removing the chunk with the largest weight costs, against a random one: are the charts faithful?"""
+    from longmem.evaluation.attribution import AttributionOptions, measure_attribution, table
+
+    options = common(model, max_items, seed, None, json_file, resume, full)
+    own = {"read_tokens": read_tokens, "tokens_per_document": tokens_per_document}
+    settings = AttributionOptions(
+        **options, documents=tuple(documents), removed=numbers("--removed", removed, 1), **own
+    )
+    show(table(measure_attribution(settings)))
+
+
+@command(evaluate_app, "staleness")
+def staleness(
+    documents: Documents,
+    backbone: Annotated[str | None, typer.Option(help="Default: the one inside the model.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Of training, for both systems.")] = 60,
+    every: Annotated[int, typer.Option(min=1, help="Measure after so many.")] = 10,
+    lanes: Annotated[int, typer.Option(min=1, help="Texts read side by side.")] = 4,
+    memory_tokens: Annotated[int, typer.Option(min=1, help="Of each lane.")] = 8_192,
+    probes: Annotated[int, typer.Option(min=1, help="Texts held back from training, to measure on.")] = 4,
+    probe_tokens: Annotated[int, typer.Option(min=1, help="Of each, read into memory.")] = 2_048,
+    model: Model = str(BUNDLED),
+    seed: Seed = 1,
+    json_file: JsonFile = None,
+    resume: Resume = False,
+    full: Full = False,
+) -> None:
+    """What happens to cached keys while MemTRM and LongMem are trained on the same text."""
+    from longmem.evaluation.staleness import StalenessOptions, measure_staleness, table
+
+    options = common(model, None, seed, None, json_file, resume, full)
+    own = {"backbone": backbone, "steps": steps, "every": every, "lanes": lanes, "memory_tokens": memory_tokens}
+    own |= {"probes": probes, "probe_tokens": probe_tokens}
+    show(table(measure_staleness(StalenessOptions(**options, documents=tuple(documents), **own))))

@@ -163,6 +163,14 @@ def test_nothing_changes_the_bank_while_it_is_in_use(opened):
     assert not bank(opened).is_empty
 
 
+def test_a_place_before_all_that_is_in_memory_is_said(tiny_model, samples):
+    store = SessionStore(lambda: tiny_model.new_bank(capacity=64))
+    studio = Studio(tiny_model, store, SampleShelf(tiny_model, samples))
+    last(studio.read_text("me", "long", STORY * 3))
+    assert "any more: of this document" in studio.place_preview("me", Place(0, 0.5))
+    assert "nothing reads its own answer" in studio.place_preview("me", Place(0, 0.99))
+
+
 def test_the_budget_is_said_when_it_is_reached(tiny_model, samples):
     store = SessionStore(tiny_model.new_bank, byte_budget=1)
     studio = Studio(tiny_model, store, SampleShelf(tiny_model, samples))

@@ -1,8 +1,8 @@
 """Speed and memory by the length of the context: full attention, a sliding window, and LongMem.
 
 Every system reads the same tokens and then writes; systems are measured in turn in every round (A B A B), and medians
-are compared. What LongMem costs does not depend on what it has learned: other numbers of memory layers are measured with
-fresh SideNets on the same backbone.
+are compared. What LongMem costs does not depend on what it has learned: other numbers of memory layers are measured
+with fresh SideNets on the same backbone.
 """
 
 import statistics

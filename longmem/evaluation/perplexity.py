@@ -5,7 +5,7 @@ reading goes on. All systems score the same tokens.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from longmem.documents import Document
 from longmem.errors import LongMemError
-from longmem.evaluation.results import Items, Options, best_control, bootstrap, draw, settings_of
+from longmem.evaluation.results import Items, Options, best_control, bootstrap, draw, settings_of, titled
 from longmem.evaluation.systems import Memories, Reading, Systems
 from longmem.training.data import read_packs
 
@@ -46,7 +46,7 @@ def measure_perplexity(options: PerplexityOptions) -> dict:
     every = 1 if options.full else options.score_every
     settings = settings_of(options, "documents") | {"max_tokens": most, "score_every": every}
     items = Items("perplexity", options, systems, settings)
-    texts = dict(_titled(read_packs(options.documents)))
+    texts = dict(titled(read_packs(options.documents)))
     for title in items.each(draw(list(texts), options.max_items, options.seed)):
         document = Document.from_text(title, texts[title])
         items.add(title, measure_document(systems, document, most, every))
@@ -106,14 +106,6 @@ def _losses(logits_TV: Tensor, targets_T: Tensor) -> Tensor:
 
 def _scoring(systems: Systems) -> list[str]:
     return [name for name in systems.names if name != "full_attention"]
-
-
-def _titled(documents: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
-    """Documents under titles that differ."""
-    seen: dict[str, int] = {}
-    for title, text in documents:
-        seen[title] = seen.get(title, 0) + 1
-        yield (title if seen[title] == 1 else f"{title} ({seen[title]})"), text
 
 
 def _full_attention(systems: Systems, items: list[dict]) -> dict:

@@ -1,0 +1,414 @@
+"""In-context learning: labels of new texts, from a few demonstrations in the window and thousands in memory.
+
+The paper's protocol (section 3.4 of arXiv 2306.07174): demonstrations are drawn from the training file, written with a
+template and read into memory as one document; others stand in the window before the text that is asked for.
+
+A label scores the log-probability of all its tokens. Three measures, the first fixed beforehand as the headline:
+`accuracy` is calibrated, each label's score less what it has after a text without content, in the same window and with
+the same memory (Zhao et al. 2021); `uncalibrated` is not; `whole_vocabulary`, as the official code has it, asks that
+the label's first token be the most probable of all tokens. A tie counts as wrong.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import groupby, product
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import Cache, PreTrainedTokenizerFast
+
+from longmem.demonstrations import (
+    SENTIMENT_TEMPLATE,
+    SUBJECTIVITY_TEMPLATE,
+    Demonstration,
+    Template,
+    read_demonstrations,
+    to_document,
+)
+from longmem.errors import LongMemError
+from longmem.evaluation.results import DRAWS, Items, Options, best_control, draw, settings_of
+from longmem.evaluation.systems import Memories, Systems
+
+ALLOWED = ("backbone", "empty_bank", "sidenet_only", "longmem", "memtrm")
+WITH_MEMORY = ("longmem", "memtrm")
+METRICS = ("accuracy", "uncalibrated", "whole_vocabulary")
+MOST_TEXTS = 250
+NO_CONTENT = "N/A"
+ROWS_AT_ONCE = 16  # each with a copy of the window's states
+SPLITS = ("train", "training", "test", "valid", "validation", "dev")
+
+
+@dataclass(frozen=True)
+class IclOptions(Options):
+    """train, test: CSV, JSONL or TSV files, a data set in each place; name: of each, by default its folder's or file's.
+
+    template: with {text} and {label}; by default the paper's. in_window, in_memory: numbers of demonstrations. seeds:
+    how many draws of demonstrations, from `seed` on. max_items: texts of each set, by default MOST_TEXTS.
+    """
+
+    train: tuple[Path, ...] = ()
+    test: tuple[Path, ...] = ()
+    name: tuple[str, ...] = ()
+    template: str | None = None
+    text_column: str = "text"
+    label_column: str = "label"
+    in_window: tuple[int, ...] = (4, 20)
+    in_memory: tuple[int, ...] = (0, 20, 200, 2_000)
+    seeds: int = 6
+    read_overlap: int | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Demonstrations to draw from, texts to ask for, and the labels there are, in alphabetical order."""
+
+    name: str
+    train: tuple[Demonstration, ...]
+    test: tuple[Demonstration, ...]
+    labels: tuple[str, ...]
+    template: Template
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The demonstrations of one seed: what is read into memory does not depend on how many stand in the window."""
+
+    in_window: tuple[Demonstration, ...]
+    in_memory: tuple[Demonstration, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of each text, texts without content included: log-probability of each label, and the most probable token."""
+
+    label_log_p: np.ndarray
+    top_token: np.ndarray
+
+
+# Measuring ---------------------------------------------------------------------------------------------------------
+
+
+def measure_icl(options: IclOptions) -> dict:
+    """Measure, and return (and write) accuracy: `systems` in the largest setting, `by_setting` in all.
+
+    Without memory is always measured, for the systems that have none.
+
+    Raises:
+        LongMemError: a file cannot be used, or holds too few demonstrations; none fits in the window.
+    """
+    _check(options)
+    sets = {data.name: data for data in read_sets(options)}
+    systems = Systems(options.model, options.systems, read_overlap=options.read_overlap, allowed=ALLOWED)
+    in_window = sorted(set(options.in_window))
+    in_memory = sorted({0, *options.in_memory}) if {*WITH_MEMORY} & {*systems.names} else [0]
+    seeds = list(range(options.seed, options.seed + options.seeds))
+    settings = settings_of(options, "train", "test", "text_column", "label_column") | {
+        "sets": {name: {"texts": len(data.test), "template": data.template.pattern} for name, data in sets.items()},
+        "in_window": in_window,
+        "in_memory": in_memory,
+        "seeds": seeds,
+    }
+    items = Items("in_context_learning", options, systems, settings)
+    # In this order a memory is read once for all windows.
+    keys = {_key(*setting): setting for setting in product(sets, seeds, in_memory, in_window)}
+    for (name, seed, n_memory), group in groupby(items.each(keys), key=lambda key: keys[key][:3]):
+        drawn = draw_demonstrations(sets[name], seed, max(in_window), n_memory)
+        memories = fill_memory(systems, sets[name], drawn.in_memory)
+        for key in group:
+            n_window = keys[key][3]
+            item = measure_setting(systems, sets[name], drawn.in_window[:n_window], memories, n_memory > 0)
+            items.add(key, {"set": name, "seed": seed, "in_window": n_window, "in_memory": n_memory, **item})
+    by_setting = [
+        summarize(systems, list(items.found.values()), list(sets), w, m) for w in in_window for m in in_memory
+    ]
+    return items.finish(by_setting[-1]["systems"], gains=by_setting[-1]["gains"], by_setting=by_setting)
+
+
+def measure_setting(
+    systems: Systems, data: DataSet, demonstrations: Sequence[Demonstration], memories: Memories, with_memory: bool
+) -> dict:
+    """Which texts each system gets right, "1" for right, by measure; with memory only the systems that have one.
+
+    `in_window_used`: how many of the demonstrations fit in the window beside the longest text and label.
+    """
+    tokenizer = systems.model.tokenizer
+    queries = [query_tokens(tokenizer, data.template, text) for text in [*(t.text for t in data.test), NO_CONTENT]]
+    labels = [label_tokens(tokenizer, data.template, label) for label in data.labels]
+    room = systems.window - max(map(len, queries)) - max(map(len, labels)) + 1
+    used, prefix = fit_window(tokenizer, data, demonstrations, room)
+    # LongMem with an empty bank is the system "empty_bank": one pass serves both.
+    copied = not with_memory and {"longmem", "empty_bank"} <= set(systems.names)
+    names = [
+        name
+        for name in systems.names
+        if (name in WITH_MEMORY or not with_memory) and not (copied and name == "longmem")
+    ]
+    caches = systems.prefix(prefix, memories, names)
+    gold = [data.labels.index(text.label) for text in data.test]
+    right = {
+        name: judge(score_labels(systems, name, cache, memories, queries, labels), gold, labels)
+        for name, cache in caches.items()
+    }
+    if copied:
+        right["longmem"] = right["empty_bank"]
+    return {"in_window_used": used, "right": right}
+
+
+def score_labels(
+    systems: Systems,
+    name: str,
+    cache: Cache,
+    memories: Memories,
+    queries: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int]],
+) -> Scores:
+    """Scores of every label after every query by one system; both are lists of token ids."""
+    label_log_p, top_token = np.zeros((len(queries), len(labels))), np.zeros(len(queries), dtype=int)
+    # A label's last token is predicted, never read: labels share a row where one's other tokens begin another's.
+    read = {tuple(label[:-1]) for label in labels}
+    stems = sorted(stem for stem in read if not any(other != stem and _begins(stem, other) for other in read))
+    rows = [(number, stem) for number in range(len(queries)) for stem in stems]
+    rows.sort(key=lambda row: len(queries[row[0]]) + len(row[1]))
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        batch = rows[start : start + ROWS_AT_ONCE]
+        texts = [[*queries[number], *stem] for number, stem in batch]
+        longest = max(map(len, texts))
+        ids_BT = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts])
+        logits_BTV = systems.continued({name: cache}, ids_BT, memories)[name]
+        for (number, stem), logits_TV in zip(batch, logits_BTV, strict=True):
+            first = len(queries[number]) - 1
+            log_p_TV = logits_TV[first : first + len(stem) + 1].float().log_softmax(-1)
+            top_token[number] = log_p_TV[0].argmax().item()
+            for place, label in enumerate(labels):
+                if _begins(label[:-1], stem):
+                    label_log_p[number, place] = sum(log_p_TV[i, token].item() for i, token in enumerate(label))
+    return Scores(label_log_p, top_token)
+
+
+def _begins(first: Sequence[int], second: Sequence[int]) -> bool:
+    return list(second[: len(first)]) == list(first)
+
+
+def judge(scores: Scores, gold: Sequence[int], labels: Sequence[Sequence[int]]) -> dict[str, str]:
+    """By measure "1" for each text whose label is found. The last of the scored texts is the one without content."""
+    plain = scores.label_log_p[:-1]
+    calibrated = plain - scores.label_log_p[-1]
+    first_tokens = [labels[place][0] for place in gold]
+    right = {
+        "accuracy": [_wins(row, place) for row, place in zip(calibrated, gold, strict=True)],
+        "uncalibrated": [_wins(row, place) for row, place in zip(plain, gold, strict=True)],
+        "whole_vocabulary": [a == b for a, b in zip(scores.top_token[:-1], first_tokens, strict=True)],
+    }
+    return {metric: "".join("1" if hit else "0" for hit in hits) for metric, hits in right.items()}
+
+
+def _wins(scores: np.ndarray, place: int) -> bool:
+    return bool((scores[place] > np.delete(scores, place)).all())
+
+
+# Demonstrations ----------------------------------------------------------------------------------------------------
+
+
+def draw_demonstrations(data: DataSet, seed: int, in_window: int, in_memory: int) -> Draw:
+    """Different ones for window and memory; a smaller number takes the first of a larger one.
+
+    Errors: LongMemError where there are not so many.
+    """
+    if len(data.train) < in_window + in_memory:
+        raise LongMemError(
+            f"--in-window asks for {in_window} and --in-memory for {in_memory} demonstrations of {data.name}; its "
+            f"training file holds {len(data.train)}."
+        )
+    order = np.random.default_rng(seed).permutation(len(data.train))[: in_window + in_memory]
+    drawn = tuple(data.train[i] for i in order)
+    return Draw(drawn[:in_window], drawn[in_window:])
+
+
+def fill_memory(systems: Systems, data: DataSet, demonstrations: Sequence[Demonstration]) -> Memories:
+    """Memories that hold all the demonstrations, read as one document; empty where there are none."""
+    if not demonstrations:
+        return systems.new_memories()
+    ids = to_document(demonstrations, data.template, data.name).encode(systems.model.tokenizer).token_ids
+    chunk = systems.model.config.chunk_size
+    memories = systems.new_memories(capacity=-(-len(ids) // chunk) * chunk)
+    systems.read(memories, ids, name=data.name)
+    return memories
+
+
+def fit_window(
+    tokenizer: PreTrainedTokenizerFast, data: DataSet, demonstrations: Sequence[Demonstration], room: int
+) -> tuple[int, list[int]]:
+    """The largest number of demonstrations that fits in `room` tokens, and their tokens.
+
+    Errors: LongMemError where not one does.
+    """
+    for used in range(len(demonstrations), 0, -1):
+        document = to_document(demonstrations[:used], data.template, data.name)
+        ids = _tokens(tokenizer, document.text.rstrip())
+        if len(ids) <= room:
+            return used, ids
+    raise LongMemError(
+        f"--in-window: not one demonstration of {data.name} fits in the window, which has room for {room} tokens "
+        "beside the longest text: shorten the texts."
+    )
+
+
+def query_tokens(tokenizer: PreTrainedTokenizerFast, template: Template, text: str) -> list[int]:
+    """What follows the demonstrations up to the label: white space between two goes with what comes after it."""
+    pattern = template.pattern
+    return _tokens(tokenizer, pattern[len(pattern.rstrip()) :] + template.prompt(text))
+
+
+def label_tokens(tokenizer: PreTrainedTokenizerFast, template: Template, label: str) -> list[int]:
+    """A label with the white space before it, as it stands after a prompt."""
+    bare = Template(template.pattern[: template.pattern.index("{label}") + len("{label}")])
+    return _tokens(tokenizer, bare.render(Demonstration("-", label, 0))[len(bare.prompt("-")) :])
+
+
+def _tokens(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+# Data sets ---------------------------------------------------------------------------------------------------------
+
+
+def _check(options: IclOptions) -> None:
+    if not options.train or len(options.train) != len(options.test):
+        raise LongMemError(
+            f"--train names {len(options.train)} files and --test {len(options.test)}: one of each for every data set."
+        )
+    if options.name and len(options.name) != len(options.train):
+        raise LongMemError(f"--name names {len(options.name)} data sets; there are {len(options.train)}.")
+    for option, least, values in (
+        ("--in-window", 1, options.in_window),
+        ("--in-memory", 0, options.in_memory),
+        ("--seeds", 1, (options.seeds,)),
+    ):
+        if not values or min(values) < least:
+            raise LongMemError(f"{option} is {', '.join(map(str, values)) or 'nothing'}; it must be {least} at least.")
+
+
+def read_sets(options: IclOptions) -> list[DataSet]:
+    """The data sets, with the texts that are drawn of each. Errors: LongMemError."""
+    names = options.name or tuple(set_name(path) for path in options.train)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise LongMemError(f"--name: two data sets are called {twice[0]!r}; give each its own name.")
+    return [_read_set(options, *files) for files in zip(names, options.train, options.test, strict=True)]
+
+
+def _read_set(options: IclOptions, name: str, train_path: Path, test_path: Path) -> DataSet:
+    columns = {"text_column": options.text_column, "label_column": options.label_column}
+    train, test = (read_demonstrations(path, **columns) for path in (train_path, test_path))
+    labels = tuple(sorted({demonstration.label for demonstration in train}))
+    if len(labels) < 2:
+        raise LongMemError(f"--train: {train_path} has the label {labels[0]!r} only; there must be two at least.")
+    for text in test:
+        if text.label not in labels:
+            raise LongMemError(
+                f"--test: line {text.line} of {test_path} has the label {text.label!r}; those of the training file are "
+                f"{', '.join(labels)}."
+            )
+    template = Template(options.template) if options.template else default_template(labels)
+    most = None if options.full else options.max_items or MOST_TEXTS
+    return DataSet(name, tuple(train), tuple(draw(test, most, options.seed)), labels, template)
+
+
+def default_template(labels: Collection[str]) -> Template:
+    """The paper's: one for labels subjective and objective, one for all others."""
+    return SUBJECTIVITY_TEMPLATE if set(labels) == {"subjective", "objective"} else SENTIMENT_TEMPLATE
+
+
+def set_name(path: Path) -> str:
+    """A data set's name: of the folder where the file is called train or the like, else of the file."""
+    path = Path(path).resolve()
+    return path.parent.name if path.stem.lower() in SPLITS else path.stem
+
+
+def _key(name: str, seed: int, in_memory: int, in_window: int) -> str:
+    return f"{name}, seed {seed}, {in_window} in window, {in_memory} in memory"
+
+
+# Summing up --------------------------------------------------------------------------------------------------------
+
+
+def summarize(systems: Systems, items: Sequence[dict], sets: Sequence[str], in_window: int, in_memory: int) -> dict:
+    """One setting: of each system the mean over sets, and each set; gains of memory; how many were in the window."""
+    found, right = {}, {}
+    for name in systems.names:
+        memory = in_memory if name in WITH_MEMORY else 0
+        chosen = [item for item in items if (item["in_window"], item["in_memory"]) == (in_window, memory)]
+        hits = {
+            metric: {data: _hits([i for i in chosen if i["set"] == data], name, metric) for data in sets}
+            for metric in METRICS
+        }
+        right[name] = hits["accuracy"]
+        found[name] = _shares(hits, sets) | {"sets": {data: _shares(hits, [data]) for data in sets}}
+    same_window = [item for item in items if item["in_window"] == in_window]
+    used = {data: [item["in_window_used"] for item in same_window if item["set"] == data] for data in sets}
+    return {
+        "in_window": in_window,
+        "in_memory": in_memory,
+        "in_window_used": {data: [min(numbers), max(numbers)] for data, numbers in used.items()},
+        "systems": found,
+        "gains": _gains(right, found, systems.controls),
+    }
+
+
+def _hits(items: Sequence[dict], name: str, metric: str) -> np.ndarray:
+    """1 or 0 for each seed and text [seeds, texts] of one data set."""
+    return np.array([[int(hit) for hit in item["right"][name][metric]] for item in items], dtype=float)
+
+
+def _shares(hits: dict[str, dict[str, np.ndarray]], sets: Sequence[str]) -> dict:
+    """Mean over seeds, texts and sets of each measure, the interval of each, and how much seeds differ."""
+    found = {}
+    for metric in METRICS:
+        mean, low, high = over_sets([hits[metric][data].mean(axis=0) for data in sets])
+        found |= {metric: mean, f"{metric}_low": low, f"{metric}_high": high}
+    by_seed = np.mean([hits["accuracy"][data].mean(axis=1) for data in sets], axis=0)
+    spread = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None
+    n = sum(hits["accuracy"][data].shape[1] for data in sets)
+    return found | {"accuracy_spread_over_seeds": spread, "n": n}
+
+
+def over_sets(values: Sequence[np.ndarray]) -> tuple[float, float, float]:
+    """Mean over sets of the mean over texts, and its 95 % interval: the texts of each set are drawn again."""
+    means = []
+    for place, values_N in enumerate(values):
+        choice = np.random.default_rng([0, place]).integers(0, len(values_N), (DRAWS, len(values_N)))
+        means.append(values_N[choice].mean(axis=1))
+    low, high = np.percentile(np.mean(means, axis=0), [2.5, 97.5])
+    return float(np.mean([values_N.mean() for values_N in values])), float(low), float(high)
+
+
+def _gains(right: dict[str, dict[str, np.ndarray]], found: dict, controls: Sequence[str]) -> dict:
+    """What memory gains in accuracy over the mean of sets: against the backbone and the better of the controls."""
+    if "longmem" not in right:
+        return {}
+    others = {"backbone": "backbone"} if "backbone" in right else {}
+    if control := best_control(found, controls, "accuracy"):
+        others["better_control"] = control
+    gains = {}
+    for label, other in others.items():
+        pairs = [(right["longmem"][data] - right[other][data]).mean(axis=0) for data in right["longmem"]]
+        mean, low, high = over_sets(pairs)
+        gains[label] = {"control": other, "difference": mean, "low": low, "high": high, "n": sum(map(len, pairs))}
+    return gains
+
+
+def table(result: dict) -> list[list[str]]:
+    """Rows for people: system, accuracy in each setting, interval in the largest, the other measures, each set."""
+    settings, sets = result["by_setting"], list(result["settings"]["sets"])
+    head = [f"{part['in_window']}+{part['in_memory']}" for part in settings]
+    rows = [["system", *head, "95 %", "uncalibrated", "whole vocabulary", *sets]]
+    for name, row in result["systems"].items():
+        shown = [_percent(part["systems"][name]["accuracy"]) for part in settings]
+        interval = f"{_percent(row['accuracy_low'])} to {_percent(row['accuracy_high'])}"
+        others = [_percent(row["uncalibrated"]), _percent(row["whole_vocabulary"])]
+        rows.append([name, *shown, interval, *others, *(_percent(row["sets"][data]["accuracy"]) for data in sets)])
+    return rows
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
