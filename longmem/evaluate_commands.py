@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -53,13 +54,18 @@ def common(model: str, max_items, seed: int, systems: str | None, json_file, res
 
 
 def typed() -> str:
-    """What was typed, as anyone could type it: files by their names, and without where the result went."""
+    """What was typed, as anyone could type it: files by their names, and without where the result went.
+
+    Files of one name are told apart by their folder's.
+    """
+    names = Counter(os.path.basename(word) for word in sys.argv[1:])
     words, rest = ["python", "-m", "longmem"], iter(sys.argv[1:])
     for word in rest:
         if word == "--json":
             next(rest, None)
         elif word != "--resume":
-            words.append(os.path.basename(word) if os.sep in word and os.path.exists(word) else word)
+            is_file = os.sep in word and os.path.exists(word)
+            words.append("/".join(Path(word).parts[-min(2, names[os.path.basename(word)]) :]) if is_file else word)
     return shlex.join(words)
 
 

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from longmem.__main__ import app
+from longmem.evaluate_commands import typed
 from longmem.model import LongMemForCausalLM
 from longmem.trace import RetrievalTrace
 
@@ -212,6 +213,19 @@ def test_info_says_what_runs_where_and_why(folder):
     facts = json.loads(result.stdout)
     assert facts["memory_layers"] == [1, 3]
     assert facts["reason"] == "it was asked for"
+
+
+def test_a_result_says_what_was_typed_without_the_places_of_this_machine(tmp_path, monkeypatch):
+    files = [tmp_path / folder / "train.jsonl" for folder in ("sst2", "mr")] + [tmp_path / "books.jsonl"]
+    for path in files:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    argv = ["longmem", "evaluate", "icl", "--train", files[0], "--train", files[1], "--data", files[2]]
+    monkeypatch.setattr("sys.argv", [*map(str, argv), "--json", "/out/x.json", "--resume", "--template", "{text} a/b"])
+    assert typed() == (
+        "python -m longmem evaluate icl --train sst2/train.jsonl --train mr/train.jsonl --data books.jsonl "
+        "--template '{text} a/b'"
+    )
 
 
 def test_an_unknown_training_configuration_names_those_there_are():
