@@ -270,6 +270,11 @@ def table(result: dict) -> list[list[str]]:
     rows = [["removed", *(kind.replace("_", " ") for kind in KINDS), "top / random retrieved"]]
     for point in result["curve"]:
         cells = [f"{point[kind]:.3f} ({point[f'{kind}_low']:.3f} to {point[f'{kind}_high']:.3f})" for kind in KINDS]
-        ratio = f"{point['ratio']:.1f} ({point['ratio_low']:.1f} to {point['ratio_high']:.1f})"
-        rows.append([str(point["removed"]), *cells, ratio])
+        ratio, low, high = (times(point[name]) for name in ("ratio", "ratio_low", "ratio_high"))
+        rows.append([str(point["removed"]), *cells, f"{ratio} ({low} to {high})"])
     return rows
+
+
+def times(ratio: float | None) -> str:
+    """A ratio for people; infinite ones are null in a file."""
+    return "∞" if ratio is None or math.isinf(ratio) else f"{ratio:.1f}"

@@ -109,7 +109,7 @@ def measure_icl(options: IclOptions) -> dict:
         "in_memory": in_memory,
         "seeds": seeds,
     }
-    items = Items("in_context_learning", options, systems, settings)
+    items = Items("icl", options, systems, settings)
     # In this order a memory is read once for all windows.
     keys = {_key(*setting): setting for setting in product(sets, seeds, in_memory, in_window)}
     for (name, seed, n_memory), group in groupby(items.each(keys), key=lambda key: keys[key][:3]):

@@ -13,6 +13,7 @@ from os.path import relpath
 from pathlib import Path
 
 from longmem.errors import LongMemError
+from longmem.evaluation.attribution import times
 
 MODULES = {
     "perplexity": "perplexity",
@@ -81,7 +82,8 @@ def _recall(*places: tuple[str, int]) -> Callable[[dict], str]:
 
 def _ratio(result: dict) -> str:
     row = result["systems"]["longmem"]
-    return f"{row['ratio']:.1f} times ({row['ratio_low']:.1f} to {row['ratio_high']:.1f})"
+    ratio, low, high = (times(row[name]) for name in ("ratio", "ratio_low", "ratio_high"))
+    return f"{ratio} times ({low} to {high})"
 
 
 GOALS = (

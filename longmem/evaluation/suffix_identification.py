@@ -76,7 +76,7 @@ def measure_suffix(options: SuffixOptions) -> dict:
     most = min(MOST_TOKENS, systems.window // 2)
     prefixes = [n for n in SHORTER_PREFIXES if n < options.prefix_tokens] + [options.prefix_tokens]
     settings = settings_of(options, "documents", "manifest", "with_headings", "breaks_per_book")
-    items = Items("suffix_identification", options, systems, settings | {"prefixes": prefixes, "most_tokens": most})
+    items = Items("suffix", options, systems, settings | {"prefixes": prefixes, "most_tokens": most})
     skipped = Counter()
     books = [list(book) for book in _books(systems.model.tokenizer, options, most, skipped)]
     breaks = {b.key: b for b in spread(books, options)}
