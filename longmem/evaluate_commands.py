@@ -104,7 +104,7 @@ def needle(
     documents: Documents,
     lengths: Annotated[str, typer.Option(help="Tokens in memory, separated by commas.")] = "1024,2048,8192,32768,65536",
     depths: Annotated[int, typer.Option(min=1, help="Bands of depth in the result.")] = 10,
-    facts: Annotated[int, typer.Option(min=1, help="Asked for at each length, of each kind.")] = 40,
+    facts: Annotated[int, typer.Option(min=1, help="Asked for at each length, of each kind.")] = 48,
     kinds: Annotated[str, typer.Option(help="known, held_out, distractors.")] = "known,held_out,distractors",
     read_overlap: Overlap = None,
     model: Model = str(BUNDLED),

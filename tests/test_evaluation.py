@@ -256,6 +256,17 @@ def test_distractors_have_the_form_of_what_is_asked_and_other_names():
     assert len({name_of(fact) for fact in facts}) == 18
 
 
+def test_other_facts_have_each_form_once_in_a_haystack(saved_model, book):
+    for kind, most in (("known", 24), ("held_out", 16)):
+        facts = draw_facts(Random(3), kind, 100)
+        assert len({fact.question.replace(name_of(fact), "") for fact in facts}) == len(facts) == most
+    result = needle(saved_model, book, lengths=(1500,), facts=30, kinds=("known",))
+    asked = result["items"][0]["facts"]
+    assert len(asked) == 30
+    assert [fact["depth"] for fact in asked].count(asked[0]["depth"]) == 1
+    assert asked[24]["depth"] == pytest.approx(0.5 / 6, abs=1e-3)  # the first of a second haystack of six
+
+
 def test_facts_with_held_out_templates_use_no_template_of_training():
     beginnings = tuple(pattern.split("{name}")[0] for pattern, _ in HELD_OUT_TEMPLATES)
     assert all(fact.question.startswith(beginnings) for fact in draw_facts(Random(1), "held_out", 12))

@@ -1,7 +1,8 @@
 """Planted facts: stated once in a long real text, asked for by repeating their beginning.
 
 Names were never used in training. A fact counts as recalled when every token of its answer is the most probable one
-(chance: 1 in 10,000 for four digits). All facts of a length stand in one haystack, and the bank holds the whole of it.
+(chance: 1 in 10,000 for four digits). The bank holds the whole haystack. Only distractors have the form of another fact
+in it: of other facts as many haystacks are made as leave each form once.
 """
 
 from collections import defaultdict
@@ -39,7 +40,7 @@ class NeedleOptions(Options):
     documents: tuple[Path, ...] = ()
     lengths: tuple[int, ...] = (1_024, 2_048, 8_192, 32_768, 65_536)
     depths: int = 10
-    facts: int = 40
+    facts: int = 48
     kinds: tuple[str, ...] = KINDS
     read_overlap: int | None = None
 
@@ -73,22 +74,24 @@ def measure_needle(options: NeedleOptions) -> dict:
     for key in items.each(keys):
         kind, length = keys[key]
         rng = Random(f"{options.seed}-{kind}-{length}")
-        planted = draw_facts(rng, kind, min(facts, max(1, length // TOKENS_PER_FACT)))
-        asked = ask_haystack(systems, text_ids[:length], planted)
+        asked = []
+        while len(asked) < facts:
+            planted = draw_facts(rng, kind, min(facts - len(asked), max(1, length // TOKENS_PER_FACT)))
+            asked += ask_haystack(systems, text_ids[:length], planted)
         items.add(key, {"kind": kind, "length": length, "facts": asked})
     return items.finish(**_summary(list(items.found.values()), systems, options.depths))
 
 
-def draw_facts(rng: Random, kind: str, n: int) -> list[Fact]:
-    """n facts with fresh names in random order; of "distractors" SAME_FORM of each template, all of them asked for."""
+def draw_facts(rng: Random, kind: str, most: int) -> list[Fact]:
+    """The facts of one haystack, with fresh names, in random order: of "distractors" SAME_FORM of each template, of
+    the others one, at most so many in all."""
     templates = list(HELD_OUT_TEMPLATES if kind == "held_out" else TRAINING_TEMPLATES)
     rng.shuffle(templates)
     times = SAME_FORM if kind == "distractors" else 1
-    forms = [template for template in templates for _ in range(times)]
-    forms = (forms * (1 + n // len(forms)))[:n]
+    forms = [template for template in templates for _ in range(times)][:most]
     names: set[str] = set()
     facts = []
-    while len(facts) < n:
+    while len(facts) < len(forms):
         fact = make_fact(rng, held_out_name=True, template=forms[len(facts)])
         if fact.question not in names:
             names.add(fact.question)

@@ -54,6 +54,18 @@ HELD_OUT_TEMPLATES = (
     ("Everybody knew that {name} had been hidden at", "place"),
     ("The account that {name} opened has the number", "digits"),
     ("The two words carved on the ring of {name} are", "words"),
+    ("Under the floor {name} had buried the sum of", "digits"),
+    ("Behind the old mirror {name} discovered the number", "digits"),
+    ("The captain wrote beside the name of {name} the figure", "digits"),
+    ("The coach that carried {name} bore the number", "digits"),
+    ("When the storm came {name} took shelter in", "place"),
+    ("Every Sunday {name} walked to the chapel at", "place"),
+    ("The cat that {name} fed answered to the name", "place"),
+    ("The judge sent {name} to the prison of", "place"),
+    ("The token agreed upon with {name} was a", "words"),
+    ("In the will {name} left to the parish a", "words"),
+    ("Above the bed {name} had nailed a", "words"),
+    ("On the last evening {name} whispered the", "words"),
 )
 # Pieces of templates that are made up in training, so that no form of words is learned by heart.
 _THINGS = (
