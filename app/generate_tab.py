@@ -10,7 +10,7 @@ from app.handlers import Studio
 from app.reading import OPENING_PROMPT
 
 FROM_PROMPT, FROM_DOCUMENT = "a prompt", "a place in a loaded document"
-LOG_PROMPT = "The secret number of Hosea Tamplin is"
+LOG_PROMPT = "The secret number of Cuthbert Mayhew is"
 TRY = {f"{OPENING_PROMPT} …": OPENING_PROMPT, f"{LOG_PROMPT} … (in harbour-log.txt)": LOG_PROMPT}
 
 

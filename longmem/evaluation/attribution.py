@@ -266,12 +266,17 @@ def _gains(items: Sequence[dict]) -> dict:
 
 
 def table(result: dict) -> list[list[str]]:
-    """Rows for people: chunks removed, and the mean drop for each kind of chunk, in nats."""
+    """Rows for people: chunks removed, and the mean drop for each kind of chunk, in nats.
+
+    Over all tokens the drops of those that memory helped and hurt cancel in part: both are shown by themselves too.
+    """
     rows = [["removed", *(kind.replace("_", " ") for kind in KINDS), "top / random retrieved"]]
-    for point in result["curve"]:
+    named = [(str(point["removed"]), point) for point in result["curve"]]
+    named += [(f"1, tokens that memory {name}", group) for name, group in result["groups"].items() if group["tokens"]]
+    for label, point in named:
         cells = [f"{point[kind]:.3f} ({point[f'{kind}_low']:.3f} to {point[f'{kind}_high']:.3f})" for kind in KINDS]
         ratio, low, high = (times(point[name]) for name in ("ratio", "ratio_low", "ratio_high"))
-        rows.append([str(point["removed"]), *cells, f"{ratio} ({low} to {high})"])
+        rows.append([label, *cells, f"{ratio} ({low} to {high})"])
     return rows
 
 

@@ -81,9 +81,11 @@ def _recall(*places: tuple[str, int]) -> Callable[[dict], str]:
 
 
 def _ratio(result: dict) -> str:
-    row = result["systems"]["longmem"]
-    ratio, low, high = (times(row[name]) for name in ("ratio", "ratio_low", "ratio_high"))
-    return f"{ratio} times ({low} to {high})"
+    found = []
+    for row in (result["systems"]["longmem"], result["groups"]["helped"]):
+        ratio, low, high = (times(row[name]) for name in ("ratio", "ratio_low", "ratio_high"))
+        found.append(f"{ratio} times ({low} to {high})")
+    return f"{found[0]} over all tokens; {found[1]} over those that memory helped"
 
 
 GOALS = (
