@@ -7,6 +7,7 @@ from html import escape
 from app import theme
 from app.inspection import percent
 
+SHOWN_PROMPT = 240  # characters: what was written is what the panel is for
 MIB = 2**20
 
 
@@ -39,7 +40,7 @@ def token_panel(prompt: str, tokens: Iterable[TokenMark], *, panel: str, running
     """The prompt and the generated tokens of one side; `panel` is `with` (tinted by effect) or `plain`."""
     marks = "".join(_token(token, panel) for token in tokens)
     caret = '<span class="lm-caret" aria-hidden="true"></span>' if running else ""
-    tail = prompt if len(prompt) <= 600 else "…" + prompt[-600:]
+    tail = prompt if len(prompt) <= SHOWN_PROMPT else "…" + prompt[-SHOWN_PROMPT:]
     label = "Text written with memory. Arrow keys move between tokens." if panel == "with" else "Text without memory."
     return (
         f'<div class="lm-panel" data-panel="{panel}" tabindex="0" role="group" aria-label="{label}">'
