@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from collections import Counter
 from random import Random
 
@@ -20,6 +21,7 @@ from longmem.evaluation.perplexity import PerplexityOptions, measure_perplexity,
 from longmem.evaluation.results import Items, draw
 from longmem.evaluation.systems import Systems
 from longmem.memorizing import MemorizingTransformer
+from longmem.model import LongMemForCausalLM
 from longmem.training.facts import HELD_OUT_TEMPLATES, Fact
 from tests.conftest import tiny_smollm3
 
@@ -112,6 +114,22 @@ def test_the_gain_is_against_the_better_control(saved_model, book):
     assert gains["better_control"]["low"] <= gains["better_control"]["change"] <= gains["better_control"]["high"]
     assert systems["full_attention"]["perplexity"] is None
     assert "trained for 32 positions" in systems["full_attention"]["reason"]
+
+
+def test_full_attention_is_measured_where_the_backbone_was_trained_for_so_many_positions(saved_model, book, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(saved_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["backbone_config"]["max_position_embeddings"] = 100
+    (folder / "config.json").write_text(json.dumps(config))
+    row = perplexity(str(folder), book, max_tokens=100)["systems"]["full_attention"]
+    model, total = LongMemForCausalLM.from_pretrained(folder, device="cpu"), 0.0
+    for start in range(2):
+        ids = torch.tensor([model.tokenizer(TEXT[start:])["input_ids"][:100]])
+        total += model.backbone.causal_lm(ids, labels=ids).loss.item()
+    assert row["perplexity"] == pytest.approx(math.exp(total / 2), rel=1e-4)
+    too_long = perplexity(str(folder), book, max_tokens=101)["systems"]["full_attention"]
+    assert too_long["perplexity"] is None
 
 
 def test_intervals_contain_the_estimate():

@@ -326,7 +326,7 @@ def test_accuracy_is_the_share_of_items_that_are_right_for_each_prefix(tmp_path,
     assert result["systems"]["longmem"]["n"] == 5 == result["breaks"]["measured"]
     assert result["gains"]["better_control"]["control"] == "empty_bank"
     assert result["systems"]["full_attention"]["accuracy"] is None
-    assert "trained for 32 positions, the prefix has 64" in result["systems"]["full_attention"]["reason"]
+    assert "trained positions: 32; tokens of prefix: 64" in result["systems"]["full_attention"]["reason"]
     assert {len(row) for row in table(result)} == {6}
     assert [row[0] for row in table(result)][1:] == ["backbone", "empty_bank", "longmem", "full_attention"]
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from longmem.evaluation.results import Items, Options, settings_of
 from longmem.evaluation.systems import Systems
 from longmem.memory_bank import MemoryBank
 from longmem.model import LongMemForCausalLM
+from longmem.reading import batches
 from longmem.training.data import read_packs
 
 CPU_FULL_ATTENTION = 16_384  # tokens: beyond this it takes minutes and gigabytes
@@ -42,20 +44,20 @@ class EfficiencyOptions(Options):
     backend: str = "torch"
 
 
-class Timed:
-    """One system: `read` takes a context [T] in, `write` goes on from it token by token, `state_bytes` it keeps."""
+class Timed(Protocol):
+    """One system that is measured."""
 
     def read(self, ids_T: Tensor) -> None:
-        raise NotImplementedError
+        """Take a context [T] in."""
 
     def write(self, new_tokens: int) -> None:
-        raise NotImplementedError
+        """Go on from it, token by token."""
 
     def state_bytes(self) -> int:
-        raise NotImplementedError
+        """What is kept of it."""
 
 
-class FullAttention(Timed):
+class FullAttention:
     """The backbone with all of the context in its cache."""
 
     def __init__(self, model: LongMemForCausalLM) -> None:
@@ -92,7 +94,7 @@ class SlidingWindow(FullAttention):
         super().read(ids_T[-self.model.config.window // 2 :])
 
 
-class WithMemory(Timed):
+class WithMemory:
     """LongMem: the context in the bank, a short prompt in the window."""
 
     def __init__(self, model: LongMemForCausalLM, backend: str) -> None:
@@ -104,10 +106,7 @@ class WithMemory(Timed):
         self.bank = model.new_bank(capacity=len(ids_T), backend=self.backend)
         self.bank.reserve(len(ids_T))
         document = self.bank.begin_document("read")
-        parts = segments(len(ids_T), model.config.window, 0)
-        size = model.segments_at_once
-        whole = [part for part in parts if part.end - part.first == model.config.window]
-        for group in [whole[i : i + size] for i in range(0, len(whole), size)] + [[p] for p in parts[len(whole) :]]:
+        for group in batches(segments(len(ids_T), model.config.window, 0), None, model):
             model.read_segments(ids_T, group, memory=self.bank, document=document)
         self.prompt_BT = ids_T[None, -PROMPT:]
 

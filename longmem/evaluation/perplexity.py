@@ -75,7 +75,11 @@ def measure_document(systems: Systems, document: Document, max_tokens: int | Non
             characters = int(lengths[start + 1 : start + 1 + n].sum())
             windows.append([start, n, characters, [losses[name] for name in _scoring(systems)]])
         reading.read_to(start + window)
-    return {"title": document.name, "tokens": len(ids), "windows": windows}
+    item = {"title": document.name, "tokens": len(ids), "windows": windows}
+    if "full_attention" in systems.names and windows and len(ids) <= _trained_positions(systems):
+        whole_T = _losses(_backbone_logits(systems, ids), ids[1:].to(systems.model.device))
+        item["full_attention"] = sum(whole_T[start : start + n].sum().item() for start, n, *_ in windows)
+    return item
 
 
 def window_losses(systems: Systems, ids_T: Tensor, start: int, memories: Memories) -> dict[str, float]:
@@ -111,10 +115,17 @@ def _scoring(systems: Systems) -> list[str]:
 def _full_attention(systems: Systems, items: list[dict]) -> dict:
     if "full_attention" not in systems.names:
         return {}
-    trained = systems.model.config.backbone_config.max_position_embeddings
+    if all("full_attention" in item for item in items):
+        _, tokens, characters = _sums(items)
+        return {"full_attention": summarize(np.array([item["full_attention"] for item in items]), tokens, characters)}
+    trained = _trained_positions(systems)
     longest = max(item["tokens"] for item in items)
     reason = f"the backbone was trained for {trained} positions, the documents have up to {longest}"
     return {"full_attention": {"perplexity": None, "reason": reason, "n": 0}}
+
+
+def _trained_positions(systems: Systems) -> int:
+    return systems.model.config.backbone_config.max_position_embeddings
 
 
 def _sums(items: Sequence[dict], first: int = 0, until: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -144,7 +144,7 @@ def _full_attention(systems: Systems, prefix_tokens: int) -> dict:
     if "full_attention" not in systems.names:
         return {}
     trained = systems.model.config.backbone_config.max_position_embeddings
-    reason = f"not run: the backbone was trained for {trained} positions, the prefix has {prefix_tokens}"
+    reason = f"not run (trained positions: {trained}; tokens of prefix: {prefix_tokens})"
     return {"full_attention": {"accuracy": None, "reason": reason, "n": 0}}
 
 
