@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from longmem.errors import LongMemError
-from longmem.evaluation.attribution import KINDS
+from longmem.evaluation.attribution import KINDS, times
 from longmem.evaluation.report import GOALS, MODULES, filled, goals, markdown, rewrite
 
 ROOT = Path(__file__).parent.parent
@@ -82,7 +82,10 @@ def test_an_infinite_ratio_that_a_file_cannot_hold_is_shown(tmp_path):
     }
     (tmp_path / "attribution.json").write_text(json.dumps(result | {"systems": {"longmem": ratio}}))
     assert "8.6 (4.2 to ∞)" in filled("<!-- measured: attribution -->\n<!-- end -->", tmp_path, tmp_path)
-    assert "8.6 times (4.2 to ∞) over all tokens; 8.6 times" in goals(tmp_path)
+    assert "8.6 (4.2 to ∞) times over all tokens; 8.6 (4.2 to ∞) times" in goals(tmp_path)
+    unbounded = {"ratio": 149.0, "ratio_low": None, "ratio_high": None}
+    assert times(unbounded) == "149.0 (-∞ to ∞)"
+    assert times({name: float("inf") for name in unbounded}) == "∞ (∞ to ∞)"
 
 
 def test_cells_cannot_break_a_table():

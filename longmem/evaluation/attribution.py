@@ -275,11 +275,18 @@ def table(result: dict) -> list[list[str]]:
     named += [(f"1, tokens that memory {name}", group) for name, group in result["groups"].items() if group["tokens"]]
     for label, point in named:
         cells = [f"{point[kind]:.3f} ({point[f'{kind}_low']:.3f} to {point[f'{kind}_high']:.3f})" for kind in KINDS]
-        ratio, low, high = (times(point[name]) for name in ("ratio", "ratio_low", "ratio_high"))
-        rows.append([label, *cells, f"{ratio} ({low} to {high})"])
+        rows.append([label, *cells, times(point)])
     return rows
 
 
-def times(ratio: float | None) -> str:
-    """A ratio for people; infinite ones are null in a file."""
-    return "∞" if ratio is None or math.isinf(ratio) else f"{ratio:.1f}"
+def times(row: dict) -> str:
+    """A ratio and its interval for people; what has no bound is null in a file, and below a finite ratio it is -∞."""
+    bounds = {name: _finite(row[name]) for name in ("ratio", "ratio_low", "ratio_high")}
+    shown = {name: "∞" if value is None else f"{value:.1f}" for name, value in bounds.items()}
+    if bounds["ratio_low"] is None and bounds["ratio"] is not None:
+        shown["ratio_low"] = "-∞"
+    return f"{shown['ratio']} ({shown['ratio_low']} to {shown['ratio_high']})"
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or math.isinf(value) else value
