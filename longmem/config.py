@@ -12,6 +12,21 @@ CHUNK_KEYS = ("max", "mean")
 GATES = ("query", "scalar")
 INITIALIZATIONS = ("attend", "paper", "zero")
 SOURCES = ("memory", "next", "shared")
+# Settings by name. "paper" is the published method; its one memory layer was 17 of 24 (0-based).
+PRESETS = {
+    "measured": {},
+    "paper": {
+        "chunk_size": 4,
+        "retrieved_tokens": 64,
+        "memory_size": 65_536,
+        "chunk_key": "mean",
+        "gate": "scalar",
+        "gate_start": 0.5,
+        "initialization": "paper",
+        "source": "next",
+        "read_overlap": 0,
+    },
+}
 
 
 class LongMemConfig(PreTrainedConfig):
@@ -148,6 +163,12 @@ class LongMemConfig(PreTrainedConfig):
             )
         if not 0 < self.gate_start < 1:
             raise LongMemError(f"gate_start is {self.gate_start}; it must lie between 0 and 1.")
+
+
+def preset_settings(name: str) -> dict[str, Any]:
+    """Settings of `LongMemConfig` that a preset gives: "paper", or "measured", our defaults. Errors: LongMemError."""
+    _one_of("preset", name, tuple(PRESETS))
+    return dict(PRESETS[name])
 
 
 def _one_of(option: str, value: object, allowed: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from transformers.utils import cached_file
 
 from longmem.backbone import Backbone, Family, family_of, load_backbone
 from longmem.cache import MemoryCache
-from longmem.config import LongMemConfig, choose_device
+from longmem.config import LongMemConfig, choose_device, preset_settings
 from longmem.documents import Segment
 from longmem.errors import BankMismatchError, LongMemError, Stopped
 from longmem.memory_bank import MemoryBank
@@ -71,19 +71,29 @@ class LongMemForCausalLM(ReadsDocuments, PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_backbone(
-        cls, name_or_path: str | Path | PreTrainedModel, *, memory_layers: Sequence[int], **options: Any
+        cls,
+        name_or_path: str | Path | PreTrainedModel,
+        *,
+        memory_layers: Sequence[int] | None = None,
+        preset: str = "measured",
+        **options: Any,
     ) -> "LongMemForCausalLM":
         """A fresh SideNet on a frozen causal language model from the hub, a folder (see `load_backbone`), or loaded.
 
         Args:
-            options: any setting of `LongMemConfig`; `window` defaults to the backbone's positions, at most 1,024.
+            memory_layers: 0-based; by default the one at the paper's depth, 17 of 24.
+            preset: "paper" for the settings of the paper, or "measured" for those that did best here.
+            options: any setting of `LongMemConfig`, before those of the preset; `window` defaults to the backbone's
+                positions, at most 1,024.
         """
         if isinstance(name_or_path, PreTrainedModel):
             causal_lm, name = name_or_path, name_or_path.name_or_path or None
         else:
             causal_lm, name = load_backbone(name_or_path), str(name_or_path)
         options.setdefault("window", _default_window(causal_lm.config, options.get("chunk_size", 4)))
-        config = LongMemConfig(causal_lm.config, name, memory_layers, **options)
+        if memory_layers is None:
+            memory_layers = [causal_lm.config.num_hidden_layers * 17 // 24]
+        config = LongMemConfig(causal_lm.config, name, memory_layers, **preset_settings(preset) | options)
         model = cls(config, causal_lm)
         if name is not None:
             model.tokenizer = _load_tokenizer(name)

@@ -40,6 +40,9 @@ def train_sidenet(
     config: Config = "cpu",
     backbone: Backbone = None,
     start_from: StartFrom = None,
+    preset: Annotated[
+        str | None, typer.Option(help="paper: chunk keys, gate and initialisation of the paper; or measured.")
+    ] = None,
     without_memory: Annotated[
         bool, typer.Option("--without-memory", help="Train the baseline that never sees a memory.")
     ] = False,
@@ -53,7 +56,12 @@ def train_sidenet(
     from longmem.training.settings import load_settings
 
     given = {"backbone": backbone, "start_from": start_from, "packs": data or None, "output": output}
-    given |= {"without_memory": without_memory or None, "max_minutes": max_minutes, "resume": resume or None}
+    given |= {
+        "preset": preset,
+        "without_memory": without_memory or None,
+        "max_minutes": max_minutes,
+        "resume": resume or None,
+    }
     print(adapt(load_settings(SideNetTraining, config, "sidenet", **given)))
 
 

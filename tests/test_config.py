@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, LlamaConfig
 
-from longmem.config import LongMemConfig, choose_device
+from longmem.config import LongMemConfig, choose_device, preset_settings
 from longmem.errors import LongMemError
 
 BACKBONE = LlamaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=8, num_attention_heads=4)
@@ -51,10 +51,15 @@ def test_a_reduction_of_one_gives_every_backbone_layer_a_sidenet_layer():
 
 def test_the_papers_own_setting_is_allowed():
     backbone = LlamaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=24, num_attention_heads=4)
-    options = {"chunk_key": "mean", "gate": "scalar", "initialization": "paper", "source": "next", "gate_start": 0.5}
-    paper = LongMemConfig(backbone, memory_layers=[17], **options)
+    paper = LongMemConfig(backbone, memory_layers=[17], **preset_settings("paper"))
+    assert (paper.chunk_key, paper.gate, paper.gate_start, paper.initialization) == ("mean", "scalar", 0.5, "paper")
     assert (paper.retrieved_tokens, paper.retrieved_chunks, paper.chunk_size) == (64, 16, 4)
     assert (paper.side_layer(17), paper.source_layer(8), paper.memory_size) == (8, 17, 65_536)
+
+
+def test_an_unknown_preset_is_named_with_those_there_are():
+    with pytest.raises(LongMemError, match="preset is 'papers'; it must be one of measured, paper"):
+        preset_settings("papers")
 
 
 @pytest.mark.parametrize(

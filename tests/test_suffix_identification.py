@@ -1,6 +1,7 @@
 """Which passage begins the next chapter: the passages are fair, and what is counted is right."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -329,6 +330,25 @@ def test_accuracy_is_the_share_of_items_that_are_right_for_each_prefix(tmp_path,
     assert "trained positions: 32; tokens of prefix: 64" in result["systems"]["full_attention"]["reason"]
     assert {len(row) for row in table(result)} == {6}
     assert [row[0] for row in table(result)][1:] == ["backbone", "empty_bank", "longmem", "full_attention"]
+
+
+def test_full_attention_sees_the_whole_prefix_where_the_backbone_was_trained_for_it(tmp_path, saved_model):
+    folder = tmp_path / "model"
+    shutil.copytree(saved_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["backbone_config"]["max_position_embeddings"] = 128
+    (folder / "config.json").write_text(json.dumps(config))
+    systems = Systems(folder, ["backbone", "full_attention"])
+    found, _ = breaks_of(systems.model.tokenizer, pack(tmp_path, book()))
+    scores = suffix.measure_break(systems, found[3], [16, PREFIX])["scores"]
+    assert scores["16"]["full_attention"] == pytest.approx(scores["16"]["backbone"])
+    passage_T = found[3].candidates_NT[1]
+    ids = torch.cat([found[3].prefix_T, passage_T])
+    logits_TV = systems.model.backbone.causal_lm(ids[None]).logits[0, PREFIX - 1 : -1]
+    log_p = logits_TV.log_softmax(-1).gather(1, passage_T[:, None]).sum()
+    assert scores[str(PREFIX)]["full_attention"][1] == pytest.approx(log_p.item(), abs=1e-3)
+    result = measure_suffix(options(pack(tmp_path, book()), model=str(folder), max_items=3))
+    assert result["systems"]["full_attention"]["n"] == 3
 
 
 def test_overlapping_windows_make_no_sense_here(tmp_path, saved_model):

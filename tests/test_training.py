@@ -375,6 +375,23 @@ def test_a_sidenet_trains_and_leaves_the_backbone_alone(pack, tmp_path):
     assert metrics[5]["empty_text"] > 0  # the sixth is read with an empty one
 
 
+@pytest.mark.parametrize(("distractors", "kept"), [(False, 64), (True, 256)])
+def test_a_lanes_memory_keeps_the_documents_before_only_as_distractors(pack, tmp_path, monkeypatch, distractors, kept):
+    held = []
+    add = RowMemory.add
+
+    def count(memory, *args):
+        add(memory, *args)
+        held.append(int(memory.valid_BN.sum(dim=1).max()))
+
+    monkeypatch.setattr(RowMemory, "add", count)
+    backbone = pretrain(backbone_settings(pack, tmp_path / "backbone", layers=4, nope_layers=[1, 3]))
+    options = {"window": 64, "memory_layers": [1, 3], "retrieved_tokens": 16, "lanes": 2, "memory_tokens": 256}
+    options |= {"backbone": str(backbone), "packs": [str(pack)], "segments": 1, "distractors": distractors}
+    adapt(SideNetTraining(output=str(tmp_path / "side"), total_steps=5, **options))
+    assert held[-1] == kept
+
+
 def test_a_sidenet_trains_further_on_another_state_of_its_backbone(pack, tmp_path):
     deep = {"layers": 4, "nope_layers": [1, 3]}
     first = pretrain(backbone_settings(pack, tmp_path / "first", **deep))
@@ -429,6 +446,13 @@ def test_a_configuration_with_an_unknown_setting_is_refused(tmp_path):
 def test_the_configurations_of_the_package_are_valid(kind):
     for name in config_names(kind):
         load_settings({"backbone": BackboneTraining, "sidenet": SideNetTraining}[kind], name, kind)
+
+
+def test_a_preset_gives_what_the_file_and_the_command_line_leave_open():
+    settings = load_settings(SideNetTraining, "cpu", "sidenet", preset="paper", gate_start=0.4)
+    assert (settings.chunk_key, settings.gate, settings.initialization) == ("mean", "scalar", "paper")
+    assert settings.gate_start == 0.4
+    assert load_settings(SideNetTraining, "cpu", "sidenet", preset="measured").chunk_key == "max"
 
 
 def test_missing_data_is_named(tmp_path):

@@ -76,7 +76,7 @@ def measure_document(systems: Systems, document: Document, max_tokens: int | Non
             windows.append([start, n, characters, [losses[name] for name in _scoring(systems)]])
         reading.read_to(start + window)
     item = {"title": document.name, "tokens": len(ids), "windows": windows}
-    if "full_attention" in systems.names and windows and len(ids) <= _trained_positions(systems):
+    if "full_attention" in systems.names and windows and len(ids) <= systems.trained_positions:
         whole_T = _losses(_backbone_logits(systems, ids), ids[1:].to(systems.model.device))
         item["full_attention"] = sum(whole_T[start : start + n].sum().item() for start, n, *_ in windows)
     return item
@@ -118,14 +118,10 @@ def _full_attention(systems: Systems, items: list[dict]) -> dict:
     if all("full_attention" in item for item in items):
         _, tokens, characters = _sums(items)
         return {"full_attention": summarize(np.array([item["full_attention"] for item in items]), tokens, characters)}
-    trained = _trained_positions(systems)
+    trained = systems.trained_positions
     longest = max(item["tokens"] for item in items)
     reason = f"the backbone was trained for {trained} positions, the documents have up to {longest}"
     return {"full_attention": {"perplexity": None, "reason": reason, "n": 0}}
-
-
-def _trained_positions(systems: Systems) -> int:
-    return systems.model.config.backbone_config.max_position_embeddings
 
 
 def _sums(items: Sequence[dict], first: int = 0, until: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -87,7 +87,9 @@ def measure_suffix(options: SuffixOptions) -> dict:
         items.add(key, measure_break(systems, breaks[key], prefixes))
     measured = list(items.found.values())
     by_prefix = [{"prefix": n, **_accuracy(systems, measured, n)} for n in prefixes]
-    found = by_prefix[-1]["systems"] | _full_attention(systems, options.prefix_tokens)
+    found = dict(by_prefix[-1]["systems"])
+    if "full_attention" in systems.names and "full_attention" not in found:
+        found |= _full_attention(systems, options.prefix_tokens)
     counted = {"usable": sum(map(len, books)), "measured": len(measured), "skipped": dict(skipped)}
     gains = by_prefix[-1]["gains"]
     return items.finish(found, gains=gains, by_prefix=by_prefix, breaks=counted, chance=1 / (1 + NEGATIVES))
@@ -105,9 +107,11 @@ def measure_break(systems: Systems, chapter_break: Break, prefixes: Sequence[int
             systems.read(memories, prefix_T[:-local])
         # Systems without memory see the same context whenever the window is full.
         known = without_memory.setdefault(local, {})
-        names = [name for name in systems.names if name not in known]
+        names = [name for name in systems.names if name not in known and name != "full_attention"]
         found = passage_scores(systems, prefix_T[-local:], chapter_break.candidates_NT, memories, names)
-        known |= {name: found[name] for name in found if name not in WITH_MEMORY}
+        if "full_attention" in systems.names and n + n_tokens <= systems.trained_positions:
+            found |= passage_scores(systems, prefix_T, chapter_break.candidates_NT, memories, ["full_attention"])
+        known |= {name: found[name] for name in found if name not in (*WITH_MEMORY, "full_attention")}
         scores[str(n)] = found | known
     return {"break": chapter_break.key, "tokens": n_tokens, "scores": scores}
 
@@ -134,17 +138,14 @@ def is_right(scores: Sequence[float]) -> bool:
 
 
 def _accuracy(systems: Systems, items: Sequence[dict], prefix: int) -> dict:
-    names = [name for name in systems.names if name != "full_attention"]
+    names = [name for name in systems.names if all(name in item["scores"][str(prefix)] for item in items)]
     right = {name: [is_right(item["scores"][str(prefix)][name]) for item in items] for name in names}
     found = {name: share("accuracy", right[name]) for name in names}
     return {"systems": found, "gains": gains_in_accuracy(right, found, systems.controls, "accuracy")}
 
 
 def _full_attention(systems: Systems, prefix_tokens: int) -> dict:
-    if "full_attention" not in systems.names:
-        return {}
-    trained = systems.model.config.backbone_config.max_position_embeddings
-    reason = f"not run (trained positions: {trained}; tokens of prefix: {prefix_tokens})"
+    reason = f"not run (trained positions: {systems.trained_positions}; tokens of prefix: {prefix_tokens})"
     return {"full_attention": {"accuracy": None, "reason": reason, "n": 0}}
 
 
@@ -152,11 +153,11 @@ def table(result: dict) -> list[list[str]]:
     """Rows for people: system, accuracy with each prefix, interval with the longest, n."""
     rows = [["system", *(f"{part['prefix']} tokens" for part in result["by_prefix"]), "95 %", "n"]]
     for name, row in result["systems"].items():
-        if row["accuracy"] is None:
-            rows.append([name, *["-"] * len(result["by_prefix"]), row["reason"], "0"])
-            continue
-        shares = [f"{100 * part['systems'][name]['accuracy']:.1f} %" for part in result["by_prefix"]]
-        interval = f"{100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f}"
+        parts = [part["systems"].get(name) for part in result["by_prefix"]]
+        shares = ["-" if part is None else f"{100 * part['accuracy']:.1f} %" for part in parts]
+        interval = row.get("reason")
+        if interval is None:
+            interval = f"{100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f}"
         rows.append([name, *shares, interval, str(row["n"])])
     return rows
 

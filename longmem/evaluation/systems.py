@@ -88,6 +88,11 @@ class Systems:
         return self.model.config.window
 
     @property
+    def trained_positions(self) -> int:
+        """Positions that the backbone was trained for: longer texts are none of full attention's."""
+        return self.model.config.backbone_config.max_position_embeddings
+
+    @property
     def controls(self) -> list[str]:
         """The systems without memory that LongMem must beat: a bad empty bank must not make memory look good."""
         return [name for name in ("empty_bank", "sidenet_only") if name in self.names]
@@ -141,9 +146,12 @@ class Systems:
     def prefix(
         self, token_ids: Sequence[int], memories: Memories, names: Collection[str] | None = None
     ) -> dict[str, Cache]:
-        """Caches of every system, or of those named, after a common beginning, for `continued`; at least one token."""
+        """Caches of every system, or of those named, after a common beginning, for `continued`; at least one token.
+
+        Full attention takes part only where it is named: the beginning may be longer than a window.
+        """
         ids_BT = torch.tensor([list(token_ids)], device=self.model.device)
-        names = [name for name in self.names if name != "full_attention" and (names is None or name in names)]
+        names = [name for name in self.names if (name != "full_attention" if names is None else name in names)]
         return {name: self._forward(name, ids_BT, None, memories)[1] for name in names}
 
     @torch.no_grad()
@@ -169,7 +177,7 @@ class Systems:
         recorder: TraceRecorder | None = None,
     ) -> tuple[Tensor, Cache]:
         model = self.model
-        if name in ("backbone", "backbone_sliding"):
+        if name in ("backbone", "backbone_sliding", "full_attention"):
             cache = DynamicCache() if cache is None else cache
             return model.backbone.causal_lm(ids_BT, cache=cache, use_cache=True).logits, cache
         if name == "memtrm":

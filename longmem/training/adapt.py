@@ -42,6 +42,7 @@ class LaneTraining:
     without_memory: bool = False
     lanes: int = 8
     memory_tokens: int = 8192
+    distractors: bool = False
     search_backend: str = "torch"
     segments: int = 40
     facts: float = 0.6
@@ -256,7 +257,9 @@ def _train(
     while not run.done():
         batch = {name: tensor.to(accelerator.device) for name, tensor in next(batches).items()}
         if memory is not None:
-            memory.forget_rows(batch.pop("starts"))
+            starts = batch.pop("starts")
+            if not settings.distractors:
+                memory.forget_rows(starts)
         search = memory is not None and run.step % settings.empty_every != settings.empty_every - 1
         factor = set_learning_rate(
             optimizers, run.step, run.progress, warmup=settings.warmup, decay_from=settings.decay_from

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
+from longmem.config import preset_settings
 from longmem.errors import TrainingDataError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -16,6 +17,8 @@ Settings = TypeVar("Settings")
 def load_settings(kind: type[Settings], config: str | Path, prefix: str, **overrides: object) -> Settings:
     """Read a TOML configuration (a path, or the name of one in the package) and lay the given overrides over it.
 
+    A `preset` of `longmem.config.PRESETS`, in the file or among the overrides, gives what neither says.
+
     Raises:
         TrainingDataError: no such file, or a setting that does not exist.
     """
@@ -24,6 +27,9 @@ def load_settings(kind: type[Settings], config: str | Path, prefix: str, **overr
         names = ", ".join(config_names(prefix))
         raise TrainingDataError(f"config: {config} is neither a .toml file nor one of {names}.")
     values = tomllib.loads(path.read_text()) | {k: v for k, v in overrides.items() if v is not None}
+    if "preset" in values and "chunk_size" in kind.__dataclass_fields__:
+        given = preset_settings(values.pop("preset")).items()
+        values = {k: v for k, v in given if k in kind.__dataclass_fields__} | values
     unknown = sorted(set(values) - set(kind.__dataclass_fields__))
     if unknown:
         raise TrainingDataError(f"config: {path.name} has unknown settings: {', '.join(unknown)}.")
