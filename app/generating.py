@@ -11,9 +11,10 @@ from app.markup import TokenMark
 from app.session import OWN_TEXT, Run, Session, Source, memory_map, with_own_text
 from app.writing import Writing, write
 from longmem.errors import LongMemError
-from longmem.generation import LEAST_TEMPERATURE, GeneratedToken, Generation, continuation_point, stream
+from longmem.generation import LEAST_TEMPERATURE, GeneratedToken, continuation_point, stream
 from longmem.memory_bank import MemoryBank
 from longmem.model import LongMemForCausalLM
+from longmem.trace import RetrievalTrace
 
 MAX_NEW_TOKENS = 256
 MAX_PROMPT = 20_000  # characters
@@ -143,9 +144,7 @@ def generate_pair(
         pair.remembered += remembered.end()
         plain.end()
     if pair.remembered:
-        session.run = keep(session, prompt, remembered.generation)
-        payload = inspection.describe(session.run)
-        session.chosen = (payload["focus"], payload["layer"])
+        payload = keep(session, prompt, remembered.generation.trace, remembered.generation.running.text)
         yield pair.view(ended, payload)
 
 
@@ -173,20 +172,25 @@ def begin(
     return Writing(generation, stop)
 
 
-def keep(session: Session, prompt: str, generation: Generation) -> Run:
-    """A run with all that the inspector needs, so that it outlives changes of the bank."""
-    trace = generation.trace
+def keep(session: Session, prompt: str, trace: RetrievalTrace, own_text: str) -> dict:
+    """Make a trace the session's run, with all that the inspector needs; it outlives changes of the bank.
+
+    own_text: what stood in the window and may have been retrieved after leaving it. Returns the inspector's data.
+    """
     frame = trace.to_frame()
     sources = {i: Source(record.name, record.text) for i, record in session.bank.documents.items()}
-    return Run(
+    session.run = Run(
         number=session.run.number + 1 if session.run else 1,
         prompt=prompt,
         tokens=trace.tokens_frame(),
         trace=frame,
         gates=trace.gates_frame(),
         chunks=with_own_text(memory_map(session.bank), frame),
-        sources={**sources, OWN_TEXT: Source("this text", generation.running.text)},
+        sources={**sources, OWN_TEXT: Source("this text", own_text)},
     )
+    payload = inspection.describe(session.run)
+    session.chosen = (payload["focus"], payload["layer"])
+    return payload
 
 
 def marks(tokens: list[GeneratedToken], others: list[GeneratedToken]) -> list[TokenMark]:

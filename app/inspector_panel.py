@@ -1,5 +1,6 @@
 """The inspector: the chosen token's passages per layer, the charts of the run, and the chunk chosen in a chart."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +47,12 @@ def build_inspector_panel() -> InspectorPanel:
 
 
 def wire_inspector_panel(
-    demo: gr.Blocks, studio: Studio, panel: InspectorPanel, run_ended: gr.events.Dependency
+    demo: gr.Blocks, studio: Studio, panel: InspectorPanel, run_ends: Sequence[gr.events.Dependency]
 ) -> None:
-    """Connect the inspector: the page tells the chosen token, layer or chunk, and the chart in sight follows."""
+    """Connect the inspector: the page tells the chosen token, layer or chunk, and the chart in sight follows.
+
+    run_ends: events of all tabs after which the session has a new run, to be drawn.
+    """
     private = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
     latest = {**private, "trigger_mode": "always_last"}
     plots = list(panel.plots.values())
@@ -70,7 +74,8 @@ def wire_inspector_panel(
     panel.details.select(choose, panel.scope, plots, **latest)
     panel.details.click(show_chunk, None, panel.chunk, **latest)
     panel.scope.change(draw_all, panel.scope, plots, **latest)
-    run_ended.then(draw_all, panel.scope, plots, **private)
+    for run_ended in run_ends:
+        run_ended.then(draw_all, panel.scope, plots, **private)
     demo.load(draw_all, panel.scope, plots, **private)
     for name in FOLLOWING:  # those that were out of sight when a token was chosen
 

@@ -18,7 +18,7 @@ from app.session import GIB, SessionStore
 from longmem.errors import LongMemError
 from longmem.model import LongMemForCausalLM
 
-STYLE = Path(__file__).parent.parent / "assets" / "style.css"
+ASSETS = Path(__file__).parent.parent / "assets"
 # A cross on a note takes the note away.
 DISMISS_SCRIPT = """
 element.addEventListener('click', (event) => { if (event.target.closest('[data-dismiss]')) props.value = ''; });
@@ -38,13 +38,14 @@ def build(
             memory = build_memory_panel(studio)
         notice = gr.HTML(elem_id="lm-notice", js_on_load=DISMISS_SCRIPT)
         with gr.Row(elem_id="lm-studio"):
-            with gr.Column(scale=11, min_width=320, elem_id="lm-work"), gr.Tabs(), gr.Tab("Generate"):
-                tab = build_generate_tab()
+            with gr.Column(scale=11, min_width=320, elem_id="lm-work"), gr.Tabs(elem_id="lm-tabs"):
+                with gr.Tab("Generate", id="generate"):
+                    tab = build_generate_tab()
             with gr.Column(scale=9, min_width=320, elem_id="lm-look"):
                 inspector = build_inspector_panel()
         wire_memory_panel(demo, studio, memory, notice, tab.document)
         run_ended = wire_generate_tab(studio, tab, notice, inspector.details)
-        wire_inspector_panel(demo, studio, inspector, run_ended)
+        wire_inspector_panel(demo, studio, inspector, [run_ended])
 
         def leave(request: gr.Request) -> None:
             studio.leave(request.session_hash)
@@ -62,7 +63,7 @@ def launch_options() -> dict:
     look = gr.themes.Base(font=[fonts[0], "sans-serif"], font_mono=[fonts[1], "monospace"])
     return {
         "theme": look.set(**theme.gradio_variables()),
-        "css": "\n".join([theme.css_variables(), STYLE.read_text(encoding="utf-8")]),
+        "css": "\n".join([theme.css_variables(), *(path.read_text("utf-8") for path in sorted(ASSETS.glob("*.css")))]),
         "max_file_size": "64mb",
         "allowed_paths": [],
         "show_error": False,
