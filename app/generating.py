@@ -11,9 +11,10 @@ from app.markup import TokenMark
 from app.session import OWN_TEXT, Run, Session, Source, memory_map, with_own_text
 from app.writing import Writing, write
 from longmem.errors import LongMemError
-from longmem.generation import LEAST_TEMPERATURE, GeneratedToken, continuation_point, stream
+from longmem.generation import LEAST_TEMPERATURE, GeneratedToken, stream
 from longmem.memory_bank import MemoryBank
 from longmem.model import LongMemForCausalLM
+from longmem.scoring import continuation_point
 from longmem.trace import RetrievalTrace
 
 MAX_NEW_TOKENS = 256

@@ -8,10 +8,11 @@ if TYPE_CHECKING:
     from longmem.demonstrations import Demonstration, DemonstrationSet, Template, read_demonstrations, to_document
     from longmem.documents import Document, EncodedDocument
     from longmem.errors import LongMemError
-    from longmem.generation import Generation, continuation_point, score, stream
+    from longmem.generation import Generation, stream
     from longmem.memory_bank import MemoryBank
     from longmem.model import LongMemForCausalLM
     from longmem.retrieval import Chunk, Retrieval
+    from longmem.scoring import continuation_point, look_up, score
     from longmem.trace import RetrievalTrace
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Template",
     "choose_device",
     "continuation_point",
+    "look_up",
     "read_demonstrations",
     "score",
     "stream",
@@ -42,10 +44,11 @@ _HOMES = {
     "demonstrations": "Demonstration DemonstrationSet Template read_demonstrations to_document",
     "documents": "Document EncodedDocument",
     "errors": "LongMemError",
-    "generation": "Generation continuation_point score stream",
+    "generation": "Generation stream",
     "memory_bank": "MemoryBank",
     "model": "LongMemForCausalLM",
     "retrieval": "Chunk Retrieval",
+    "scoring": "continuation_point look_up score",
     "trace": "RetrievalTrace",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -132,8 +132,9 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Continue a prompt, or a document, with documents in memory, and show what was retrieved."""
-    from longmem.generation import check_options, continuation_point, stream
+    from longmem.generation import check_options, stream
     from longmem.memory_bank import MemoryBank
+    from longmem.scoring import continuation_point
 
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "greedy": greedy}
     check_options(**options)

@@ -112,6 +112,8 @@ def attach_memory(memory_layer: int, attention: nn.Module, family: Family, gate:
         if retrieval is None:
             return None
         gate_BHT = gate(q_BHTD) * retrieval.mask_BHTK.any(dim=-1)
+        if silent := recall.sources.silent_heads(memory_layer):
+            gate_BHT[:, silent] = 0
         memory_BHTD, weights_BHTK = attend_memory(q_BHTD, retrieval, scaling)
         if recall.recorder is not None:
             recall.recorder.record(memory_layer, retrieval, weights_BHTK, gate_BHT)

@@ -1,4 +1,4 @@
-"""Generate or score text and see, token by token, what was retrieved and what memory did to its probability.
+"""Generate text and see, token by token, what was retrieved and what memory did to its probability.
 
 `stream` runs transformers' own `generate` in a thread. The effect of memory needs the probability of the same token
 after the same text without the bank, so a second pass with an empty bank follows the first, one token behind.
@@ -150,10 +150,12 @@ class Generation(BaseStreamer):
         *,
         memory: MemoryBank | None,
         before: tuple[int, int] | None,
-        exclude: Collection[int],
+        exclude: Collection[int] = (),
+        silence: Collection[tuple[int, int | None]] = (),
         stop: threading.Event | None,
     ) -> None:
-        self.model, self.memory, self.before, self.exclude = model, memory, before, exclude
+        self.model, self.memory, self.before = model, memory, before
+        self.exclude, self.silence = exclude, silence
         self.stop = stop or threading.Event()
         self.prompt_ids = prompt_ids
         self.recorder = TraceRecorder()
@@ -185,7 +187,7 @@ class Generation(BaseStreamer):
         )
 
     def _collect_passages(self, layers: dict[int, Seen]) -> None:
-        finder = _PassageFinder(self.memory, self.running, self.model.config.chunk_size)
+        finder = PassageFinder(self.memory, self.running, self.model.config.chunk_size)
         self._passages = collect_passages(layers, self._passages, finder)
 
     def start(self, **options: object) -> "Generation":
@@ -205,6 +207,7 @@ class Generation(BaseStreamer):
                     memory=self.memory,
                     before=self.before,
                     exclude=self.exclude,
+                    silence=self.silence,
                     recorder=self.recorder,
                     stop=self.stop,
                     streamer=self,
@@ -266,7 +269,7 @@ class Generation(BaseStreamer):
             self.stop.set()
 
 
-class _PassageFinder:
+class PassageFinder:
     """Where a chunk of a bank, or of the running text, stands."""
 
     def __init__(self, memory: MemoryBank | None, running: RunningText, chunk_size: int) -> None:
@@ -296,6 +299,7 @@ def stream(
     greedy: bool = False,
     seed: int = 0,
     exclude: Collection[int] = (),
+    silence: Collection[tuple[int, int | None]] = (),
     stop: threading.Event | None = None,
 ) -> Generation:
     """Continue a prompt; returns at once with a `Generation` to iterate over.
@@ -306,6 +310,7 @@ def stream(
         temperature: at least 0.01; smaller is bolder. top_p: above 0, at most 1.
         seed: of the sampling noise; runs with one seed share it.
         exclude: chunk ids that are switched off.
+        silence: (memory layer, query head) that do without memory; None instead of a head for all of its layer.
         stop: an event that ends the run.
 
     Raises:
@@ -320,7 +325,8 @@ def stream(
         if top_p < 1:
             processors.append(TopPLogitsWarper(float(top_p)))
         processors.append(GumbelNoise(seed))
-    generation = Generation(model, _prompt_ids(model, prompt), memory=memory, before=before, exclude=exclude, stop=stop)
+    switches = {"exclude": exclude, "silence": silence}
+    generation = Generation(model, _prompt_ids(model, prompt), memory=memory, before=before, stop=stop, **switches)
     return generation.start(max_new_tokens=max_new_tokens, do_sample=False, logits_processor=processors)
 
 
@@ -335,64 +341,6 @@ def check_options(*, max_new_tokens: int, temperature: float, top_p: float, gree
         )
     if not 0 < top_p <= 1:
         raise LongMemError(f"top_p is {top_p}; it must be above 0 and at most 1.")
-
-
-def continuation_point(
-    model: LongMemForCausalLM, memory: MemoryBank, document: int, character: int
-) -> tuple[str, tuple[int, int]]:
-    """How to go on with a document of the bank at a character: the text before it, and where the search must end.
-
-    The prompt is the last half window before the character. The search ends where the prompt begins, since what the
-    prompt holds is in the local window already.
-    """
-    record = memory.documents.get(document)
-    if record is None:
-        raise LongMemError(f"document is {document}; nothing of it is in memory (any more), so it cannot be continued.")
-    if not 0 < character <= len(record.text):
-        raise LongMemError(f"character is {character}; {record.name} can be continued from 1 to {len(record.text)}.")
-    encoded = model.tokenizer(record.text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
-    starts = torch.tensor([start for start, _ in encoded["offset_mapping"]])
-    end_token = int(torch.searchsorted(starts, character))
-    first_token = max(0, end_token - model.config.window // 2)
-    return record.text[int(starts[first_token]) : character], (document, first_token)
-
-
-@torch.no_grad()
-def score(
-    model: LongMemForCausalLM,
-    text: str,
-    *,
-    context: str = "",
-    memory: MemoryBank | None,
-    before: tuple[int, int] | None = None,
-    exclude: Collection[int] = (),
-) -> RetrievalTrace:
-    """The trace of a given text: what each token retrieved, and its log-probability with and without the bank.
-
-    Args:
-        context: text before it, which is read but not scored. Without it the first token has nothing to be predicted
-            from and is left out.
-    """
-    tokenizer = model.need_tokenizer()
-    before_ids = tokenizer(context, add_special_tokens=False, verbose=False)["input_ids"] if context else []
-    ids = before_ids + tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    first = max(1, len(before_ids))
-    if len(ids) <= first:
-        raise LongMemError(f"text is {text!r}; it must hold at least {2 if not before_ids else 1} tokens to be scored.")
-    ids_BT = torch.tensor([ids[:-1]], device=model.device)
-    wanted = ids[first:]
-    recorder = TraceRecorder()
-    options = {"use_cache": True, "logits_to_keep": len(wanted)}
-    with_bank = model(ids_BT, memory=memory, before=before, exclude=exclude, recorder=recorder, **options).logits[0]
-    logprobs = token_logprobs(with_bank, wanted)
-    logprobs_empty = logprobs
-    if memory is not None and not memory.is_empty:
-        logprobs_empty = token_logprobs(model(ids_BT, **options).logits[0], wanted)
-    running = RunningText(tokenizer, ids)
-    layers = join_blocks(recorder, len(wanted))
-    finder = _PassageFinder(memory, running, model.config.chunk_size)
-    passages = collect_passages(layers, {}, finder)
-    return RetrievalTrace(running.pieces[first:], wanted, logprobs, logprobs_empty, layers, passages)
 
 
 def _prompt_ids(model: LongMemForCausalLM, prompt: str) -> list[int]:

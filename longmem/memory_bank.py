@@ -274,7 +274,21 @@ class MemoryBank:
     def clear(self) -> None:
         """Forget everything. Ids go on counting, so that an old id can never mean a new chunk."""
         self._documents: dict[int, _Document] = {}
-        self._ring = ChunkRing(
+        self._ring = self._new_ring()
+
+    def resize(self, capacity: int) -> None:
+        """Hold at most `capacity` tokens from now on; of more than that the newest stay. Errors: LongMemError."""
+        if capacity < self.chunk_size:
+            raise LongMemError(f"capacity is {capacity} tokens; it must be at least one chunk of {self.chunk_size}.")
+        before = set(self._ring.rows_C6[:, DOCUMENT].tolist())
+        state = self._ring.ordered()
+        self.capacity = capacity - capacity % self.chunk_size
+        self._ring = self._new_ring()
+        self._ring.restore(*state)
+        self._drop_texts(before)
+
+    def _new_ring(self) -> ChunkRing:
+        return ChunkRing(
             layers=len(self.memory_layers),
             kv_heads=self.kv_heads,
             head_dim=self.head_dim,

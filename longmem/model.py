@@ -5,39 +5,35 @@ The model owns no session: a bank is an argument. `forward` never writes a bank;
 Shapes: B batch, T tokens, V vocabulary, G key-value heads, D head dimension, L memory layers.
 """
 
+import copy
 import threading
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationMixin,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.generation.configuration_utils import GenerationConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils import cached_file
 
-from longmem.backbone import Backbone, Family, family_of, load_backbone
+from longmem.backbone import Backbone, Family, family_of
 from longmem.cache import MemoryCache
-from longmem.config import LongMemConfig, choose_device, preset_settings
+from longmem.config import LongMemConfig
 from longmem.documents import Segment
-from longmem.errors import BankMismatchError, LongMemError, Stopped
+from longmem.errors import LongMemError, Stopped
 from longmem.memory_bank import MemoryBank
+from longmem.model_files import ModelFiles
 from longmem.reading import ReadsDocuments
 from longmem.row_memory import RowMemory, Sources
 from longmem.sidenet import Recorder, SideNet
 
-SIDENET_PREFIX = "sidenet."
 
-
-class LongMemForCausalLM(ReadsDocuments, PreTrainedModel, GenerationMixin):
+class LongMemForCausalLM(ModelFiles, ReadsDocuments, PreTrainedModel, GenerationMixin):
     """A causal language model with a long-term memory.
 
     Source: Wang et al. 2023, "Augmenting Language Models with Long-Term Memory" (arXiv 2306.07174).
@@ -67,110 +63,6 @@ class LongMemForCausalLM(ReadsDocuments, PreTrainedModel, GenerationMixin):
             pad_token_id=causal_lm.config.pad_token_id,
         )
 
-    # Loading and saving ------------------------------------------------------------------------------------------
-
-    @classmethod
-    def from_backbone(
-        cls,
-        name_or_path: str | Path | PreTrainedModel,
-        *,
-        memory_layers: Sequence[int] | None = None,
-        preset: str = "measured",
-        **options: Any,
-    ) -> "LongMemForCausalLM":
-        """A fresh SideNet on a frozen causal language model from the hub, a folder (see `load_backbone`), or loaded.
-
-        Args:
-            memory_layers: 0-based; by default the one at the paper's depth, 17 of 24.
-            preset: "paper" for the settings of the paper, or "measured" for those that did best here.
-            options: any setting of `LongMemConfig`, before those of the preset; `window` defaults to the backbone's
-                positions, at most 1,024.
-        """
-        if isinstance(name_or_path, PreTrainedModel):
-            causal_lm, name = name_or_path, name_or_path.name_or_path or None
-        else:
-            causal_lm, name = load_backbone(name_or_path), str(name_or_path)
-        options.setdefault("window", _default_window(causal_lm.config, options.get("chunk_size", 4)))
-        if memory_layers is None:
-            memory_layers = [causal_lm.config.num_hidden_layers * 17 // 24]
-        config = LongMemConfig(causal_lm.config, name, memory_layers, **preset_settings(preset) | options)
-        model = cls(config, causal_lm)
-        if name is not None:
-            model.tokenizer = _load_tokenizer(name)
-        return model.freeze()
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *model_args: Any,
-        device: str | torch.device | None = None,
-        dtype: torch.dtype | str | None = None,
-        **kwargs: Any,
-    ) -> "LongMemForCausalLM":
-        """Load a saved model with its tokenizer, frozen and in eval mode, on the best device there is.
-
-        Args:
-            device: "cpu", "cuda", "mps", or None for the best; `device_reason` says why.
-            dtype: of the weights; by default bf16 on a GPU and fp32 elsewhere.
-
-        Raises:
-            LongMemError: no model is there, or the device is not.
-        """
-        place, reason = choose_device(device)
-        if dtype is None:
-            dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
-        path = str(pretrained_model_name_or_path)
-        try:
-            config = kwargs.pop("config", None) or LongMemConfig.from_pretrained(path)
-            if getattr(config, "sidenet_only", False):
-                model = cls._from_sidenet(path, config, dtype)
-            else:
-                model = super().from_pretrained(path, *model_args, config=config, dtype=dtype, **kwargs)
-        except OSError as error:
-            said = f"model is {path!r}; it is neither a folder with a LongMem model nor a hub id"
-            raise LongMemError(f"{said} ({str(error).splitlines()[0]})") from error
-        model.tokenizer = _load_tokenizer(path) or model.tokenizer
-        model.device_reason = reason
-        model.eval()
-        return model.to(place).freeze()
-
-    @classmethod
-    def _from_sidenet(cls, path: str, config: LongMemConfig, dtype: torch.dtype | str) -> "LongMemForCausalLM":
-        """A SideNet saved alone, joined to the backbone it was trained on."""
-        causal_lm = AutoModelForCausalLM.from_pretrained(config.backbone_name_or_path, dtype=dtype)
-        model = cls(config, causal_lm).to(causal_lm.dtype)
-        weights = load_file(cached_file(path, "model.safetensors"))
-        missing, unexpected = model.load_state_dict(weights, strict=False)
-        missing = [name for name in missing if name.startswith(SIDENET_PREFIX)]
-        if missing or unexpected:
-            raise LongMemError(f"model is {path!r}; its SideNet does not fit: {(missing + list(unexpected))[:3]}.")
-        if config.backbone_fingerprint != model.fingerprint:
-            raise BankMismatchError(
-                f"backbone is {config.backbone_name_or_path!r} with fingerprint {model.fingerprint}; the SideNet in "
-                f"{path!r} was trained on {config.backbone_fingerprint}."
-            )
-        model.tokenizer = _load_tokenizer(config.backbone_name_or_path)
-        return model
-
-    def save_pretrained(
-        self, save_directory: str | Path, *args: Any, with_backbone: bool = True, **kwargs: Any
-    ) -> None:
-        """Save the SideNet with its backbone and tokenizer, or the SideNet alone and the backbone's name.
-
-        Raises:
-            LongMemError: alone, but the backbone has no name to be loaded by.
-        """
-        if not with_backbone and self.config.backbone_name_or_path is None:
-            raise LongMemError("with_backbone is False, but this backbone has no name or path to be loaded from again.")
-        self.config.sidenet_only = not with_backbone
-        self.config.backbone_fingerprint = self.fingerprint
-        if not with_backbone:
-            kwargs["state_dict"] = {k: v for k, v in self.state_dict().items() if k.startswith(SIDENET_PREFIX)}
-        super().save_pretrained(str(save_directory), *args, **kwargs)
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(str(save_directory))
-
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Nothing: SideNet layers are copies, gates set themselves, and the backbone knows its own."""
 
@@ -188,6 +80,20 @@ class LongMemForCausalLM(ReadsDocuments, PreTrainedModel, GenerationMixin):
         return self._fingerprint
 
     # Memory ------------------------------------------------------------------------------------------------------
+
+    def with_retrieval(
+        self, *, chunk_size: int | None = None, retrieved_tokens: int | None = None
+    ) -> "LongMemForCausalLM":
+        """The same model, with the same weights in memory, that retrieves other numbers of tokens.
+
+        Banks of another chunk size are not its own: their documents must be read again.
+        """
+        twin = copy.copy(self)
+        twin.config = copy.copy(self.config)
+        twin.config.chunk_size = chunk_size or self.config.chunk_size
+        twin.config.retrieved_tokens = retrieved_tokens or self.config.retrieved_tokens
+        twin.config.validate_memory()
+        return twin
 
     @property
     def kv_heads(self) -> int:
@@ -234,6 +140,7 @@ class LongMemForCausalLM(ReadsDocuments, PreTrainedModel, GenerationMixin):
         row_memory: RowMemory | None = None,
         before: tuple[int, int] | None = None,
         exclude: Collection[int] = (),
+        silence: Collection[tuple[int, int | None]] = (),
         recorder: Recorder | None = None,
         stop: threading.Event | None = None,
         return_dict: bool | None = None,
@@ -250,6 +157,7 @@ class LongMemForCausalLM(ReadsDocuments, PreTrainedModel, GenerationMixin):
             row_memory: memory of the rows themselves (training lanes); without it the cache brings its own.
             before: (document, token): of this document retrieve only what ends at or before this token.
             exclude: bank chunk ids that are switched off.
+            silence: (memory layer, query head) that do without memory; None instead of a head for all of its layer.
             recorder: sees the retrievals at the positions whose logits are kept; one row only.
             stop: set it to end a long text before its next block.
 
@@ -265,7 +173,7 @@ class LongMemForCausalLM(ReadsDocuments, PreTrainedModel, GenerationMixin):
         if cache is None and (use_cache or self.config.window < T):
             cache = self.new_cache()
         rows = row_memory if row_memory is not None else (cache.overflow if cache is not None else None)
-        sources = Sources(self.config.retrieved_chunks, memory, rows, before, exclude)
+        sources = Sources(self.config.retrieved_chunks, memory, rows, before, exclude, silence)
         keep = logits_to_keep or T
         if cache is None:
             if recorder is not None:
@@ -371,7 +279,7 @@ class LongMemForCausalLM(ReadsDocuments, PreTrainedModel, GenerationMixin):
     ) -> dict[str, Any]:
         """Give `forward` what the cache has not seen; `next_sequence_length` counts the live window only."""
         seen = cache.seen if cache is not None else 0
-        passed_on = ("use_cache", "logits_to_keep", "memory", "before", "exclude", "recorder", "stop")
+        passed_on = ("use_cache", "logits_to_keep", "memory", "before", "exclude", "silence", "recorder", "stop")
         return {
             "input_ids": input_ids[:, seen:],
             "attention_mask": attention_mask,
@@ -409,20 +317,6 @@ def _check_window(window: int, family: Family, backbone_config: Any) -> None:
         raise LongMemError(
             f"window is {window}; this backbone has learned positions for {backbone_config.max_position_embeddings}."
         )
-
-
-def _default_window(config: Any, chunk_size: int) -> int:
-    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window")]
-    window = min([1024, *[limit for limit in limits if limit]])
-    return window - window % (2 * chunk_size)
-
-
-def _load_tokenizer(path: str) -> PreTrainedTokenizerFast | None:
-    """The tokenizer saved with a model, if there is one."""
-    try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError):
-        return None
 
 
 AutoModelForCausalLM.register(LongMemConfig, LongMemForCausalLM)

@@ -135,6 +135,7 @@ class Sources:
 
     before: (document, token): of this document only what ends at or before this token may be retrieved.
     exclude: ids of bank chunks that are switched off.
+    silence: (memory layer, query head) that do without memory; None instead of a head for all of its layer.
     """
 
     n_chunks: int
@@ -142,10 +143,17 @@ class Sources:
     rows: RowMemory | None = None
     before: tuple[int, int] | None = None
     exclude: Collection[int] = ()
+    silence: Collection[tuple[int, int | None]] = ()
+
+    def silent_heads(self, layer: int) -> list[int]:
+        """Query heads of a layer that do without memory, where not all do."""
+        return [head for where, head in self.silence if where == layer and head is not None]
 
     @torch.no_grad()
     def retrieve(self, layer: int, queries_BHTD: Tensor) -> Retrieval | None:
-        """The best chunks for each query, or None where there is no memory at all."""
+        """The best chunks for each query, or None where there is no memory at all, or the layer does without."""
+        if (layer, None) in self.silence:
+            return None
         found = []
         if self.bank is not None and not self.bank.is_empty:
             options = {"n_chunks": self.n_chunks, "before": self.before, "exclude": self.exclude}

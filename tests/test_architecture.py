@@ -12,12 +12,11 @@ import longmem
 ROOT = Path(__file__).parent.parent
 LIBRARY = (
     "errors config readers documents demonstrations backbone search chunk_ring bank_files retrieval memory_bank "
-    "row_memory trace fusion sidenet cache reading model generation memorizing training evaluation "
+    "row_memory trace fusion sidenet cache reading model_files model generation scoring memorizing training evaluation "
     "commands train_commands evaluate_commands __main__"
 ).split()
 HOMES = {
     "faiss": {"longmem/search.py"},
-    "plotly": {"app/theme.py", "app/charts.py"},
     "typer": {f"longmem/{name}.py" for name in ("__main__", "commands", "evaluate_commands", "train_commands")},
 }
 
@@ -64,21 +63,26 @@ def test_a_library_is_used_where_it_belongs(library):
     assert users == HOMES[library]
 
 
+def test_plotly_is_used_by_charts_and_the_theme_only():
+    users = {path.name for path in sources("app") if "plotly" in {name.split(".")[0] for name in imports_of(path)}}
+    assert all(name == "theme.py" or name.endswith("charts.py") for name in users)
+
+
 def test_gradio_is_used_by_panels_tabs_and_the_page_only():
     users = {path.name for path in sources("app") if "gradio" in {name.split(".")[0] for name in imports_of(path)}}
     assert all(name == "ui.py" or name.endswith(("_tab.py", "_panel.py")) for name in users)
 
 
 def test_charts_know_neither_torch_nor_the_model():
-    roots = {name.split(".")[0] for name in imports_of(ROOT / "app" / "charts.py")}
-    assert not roots & {"torch", "longmem", "gradio"}
+    for path in (ROOT / "app").glob("*charts.py"):
+        assert not {name.split(".")[0] for name in imports_of(path)} & {"torch", "longmem", "gradio"}, path
 
 
 def test_public_names_are_sorted_and_there():
     names = (
         "Chunk Demonstration DemonstrationSet Document EncodedDocument Generation LongMemConfig LongMemError "
         "LongMemForCausalLM MemoryBank Retrieval RetrievalTrace Template choose_device continuation_point "
-        "read_demonstrations score stream to_document"
+        "look_up read_demonstrations score stream to_document"
     ).split()
     assert longmem.__all__ == sorted(longmem.__all__) == names
     assert all(hasattr(longmem, name) for name in names)

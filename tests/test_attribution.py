@@ -22,10 +22,10 @@ from longmem.evaluation.attribution import (
     token_drops,
 )
 from longmem.evaluation.results import Items
-from longmem.generation import score
 from longmem.memory_bank import MemoryBank
 from longmem.model import LongMemForCausalLM
 from longmem.row_memory import Sources
+from longmem.scoring import score
 from longmem.trace import Seen
 from tests.conftest import CORPUS, tiny_smollm3
 

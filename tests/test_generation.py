@@ -10,7 +10,8 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokeniz
 from longmem.cache import MemoryCache
 from longmem.documents import Document
 from longmem.errors import LongMemError
-from longmem.generation import Generation, RunningText, continuation_point, score, stream
+from longmem.generation import Generation, RunningText, stream
+from longmem.scoring import continuation_point, score
 from longmem.trace import COLUMNS, GATE_COLUMNS, TOKEN_COLUMNS
 
 STORY = "The keeper “wrote” the name 🙂 of every ship: Élodie, naïve. In the morning the ship returned to the sea. " * 6

@@ -180,6 +180,10 @@ class Removal:
         self._first, self._last = sides[min(sides)], sides.get(len(model.sidenet.layers) - 1)
         self._found: Retrieval | None = None
 
+    def silent_heads(self, layer: int) -> list[int]:
+        """None: all heads have their memory."""
+        return []
+
     def retrieve(self, layer: int, queries_BHTD: Tensor) -> Retrieval:
         dtype, T = queries_BHTD.dtype, queries_BHTD.shape[2]
         if layer == self._first:
