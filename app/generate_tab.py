@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import gradio as gr
 
 from app import markup
-from app.generating import MAX_NEW_TOKENS, Place, RunView, Settings
+from app.generating import RunView
 from app.handlers import Studio
 from app.reading import OPENING_PROMPT
+from app.settings import MAX_NEW_TOKENS, Place, Settings
 
 FROM_PROMPT, FROM_DOCUMENT = "a prompt", "a place in a loaded document"
 LOG_PROMPT = "The secret number of Cuthbert Mayhew is"

@@ -4,64 +4,21 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import exp, isfinite
+from math import exp
 
 from app import inspection, markup
 from app.markup import TokenMark
-from app.session import OWN_TEXT, Run, Session, Source, memory_map, with_own_text
+from app.session import OWN_TEXT, Recipe, Run, Session, Source, memory_map, with_own_text
+from app.settings import Place, Settings
 from app.writing import Writing, write
 from longmem.errors import LongMemError
-from longmem.generation import LEAST_TEMPERATURE, GeneratedToken, stream
+from longmem.generation import GeneratedToken, stream
 from longmem.memory_bank import MemoryBank
 from longmem.model import LongMemForCausalLM
 from longmem.scoring import continuation_point
 from longmem.trace import RetrievalTrace
 
-MAX_NEW_TOKENS = 256
 MAX_PROMPT = 20_000  # characters
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to generate; `temperature` 0 takes the most probable token every time. Errors: LongMemError."""
-
-    max_new_tokens: int = 48
-    temperature: float = 0.5
-    top_p: float = 0.95
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        numbers = (self.max_new_tokens, self.temperature, self.top_p, self.seed)
-        if not all(isinstance(number, int | float) and isfinite(number) for number in numbers):
-            raise LongMemError("Length, temperature, top-p and seed must all be numbers: fill in the empty one.")
-        if not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
-            raise LongMemError(f"Length is {self.max_new_tokens}; it must be from 1 to {MAX_NEW_TOKENS} tokens.")
-        if self.temperature != 0 and not LEAST_TEMPERATURE <= self.temperature <= 5:
-            raise LongMemError(
-                f"Temperature is {self.temperature}; it must be 0 (no chance), or from {LEAST_TEMPERATURE} to 5."
-            )
-        if not 0 < self.top_p <= 1:
-            raise LongMemError(f"Top-p is {self.top_p}; it must be above 0 and at most 1.")
-        if not 0 <= self.seed < 2**31:
-            raise LongMemError(f"Seed is {self.seed}; it must be from 0 to {2**31 - 1}.")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a loaded document is continued: after `share` (0..1) of its characters."""
-
-    document: int
-    share: float
-
-    def __post_init__(self) -> None:
-        if not isfinite(self.share):
-            raise LongMemError(f"Place is {self.share}; it must be a share of the document from 0 to 1.")
-
-    def character(self, text: str) -> int:
-        """The character where `text` is cut: at the end of the word near the share, with at least one before it."""
-        at = int(min(max(self.share, 0.0), 1.0) * len(text))
-        space = text.rfind(" ", 0, at)
-        return max(1, space if space > 0 else at)
 
 
 @dataclass(frozen=True)
@@ -145,7 +102,8 @@ def generate_pair(
         pair.remembered += remembered.end()
         plain.end()
     if pair.remembered:
-        payload = keep(session, prompt, remembered.generation.trace, remembered.generation.running.text)
+        recipe = Recipe("generated", prompt, before, settings, session.bank.version)
+        payload = keep(session, recipe, remembered.generation.trace, remembered.generation.running.text)
         yield pair.view(ended, payload)
 
 
@@ -173,7 +131,7 @@ def begin(
     return Writing(generation, stop)
 
 
-def keep(session: Session, prompt: str, trace: RetrievalTrace, own_text: str) -> dict:
+def keep(session: Session, recipe: Recipe, trace: RetrievalTrace, own_text: str) -> dict:
     """Make a trace the session's run, with all that the inspector needs; it outlives changes of the bank.
 
     own_text: what stood in the window and may have been retrieved after leaving it. Returns the inspector's data.
@@ -182,10 +140,11 @@ def keep(session: Session, prompt: str, trace: RetrievalTrace, own_text: str) ->
     sources = {i: Source(record.name, record.text) for i, record in session.bank.documents.items()}
     session.run = Run(
         number=session.run.number + 1 if session.run else 1,
-        prompt=prompt,
+        recipe=recipe,
         tokens=trace.tokens_frame(),
         trace=frame,
         gates=trace.gates_frame(),
+        token_weights=trace.token_weights(),
         chunks=with_own_text(memory_map(session.bank), frame),
         sources={**sources, OWN_TEXT: Source("this text", own_text)},
     )

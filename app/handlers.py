@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 
 from app import charts, inspection, markup, theme
 from app.charts import Figure
-from app.generating import Place, RunView, Settings, begin, check_prompt, generate_pair
+from app.generating import RunView, begin, check_prompt, generate_pair
 from app.markup import MemoryLine
 from app.reading import SampleShelf, read
 from app.session import Session, SessionStore
+from app.settings import Place, Settings
 from app.writing import write
 from longmem.documents import Document
 from longmem.errors import LongMemError

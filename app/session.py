@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from app.settings import Settings
 from longmem.errors import MemoryBudgetError
 from longmem.memory_bank import MemoryBank
 
@@ -28,18 +29,34 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One generation and everything the inspector shows of it, untouched by what later happens to the bank.
+class Recipe:
+    """How a run came about, so that it can be made again with something switched off.
 
-    `tokens`, `trace` and `gates` are the frames of the `RetrievalTrace`; `chunks` is `memory_map` of that moment, and
-    `sources` the documents by id, with the run's own text as OWN_TEXT.
+    kind: "generated", "scored" or "looked up"; prompt: what stood before the run's tokens; before: of this document
+    only what ends at this token was searched; settings: of a generation; version: of the bank that was searched.
+    """
+
+    kind: str
+    prompt: str
+    before: tuple[int, int] | None = None
+    settings: Settings | None = None
+    version: tuple[int, int, int] = (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Some tokens and everything the inspector shows of them, untouched by what later happens to the bank.
+
+    `tokens`, `trace`, `gates` and `token_weights` are the frames of the `RetrievalTrace`; `chunks` is `memory_map` of
+    that moment, and `sources` the documents by id, with the run's own text as OWN_TEXT.
     """
 
     number: int
-    prompt: str
+    recipe: Recipe
     tokens: pd.DataFrame
     trace: pd.DataFrame
     gates: pd.DataFrame
+    token_weights: pd.DataFrame
     chunks: pd.DataFrame
     sources: dict[int, Source]
 
@@ -71,12 +88,14 @@ class Session:
 
 
 def memory_map(bank: MemoryBank) -> pd.DataFrame:
-    """Where every chunk lies: `chunk, document_id, document, position, n_tokens`, oldest first.
+    """Where every chunk lies: `chunk, document_id, document, position, n_tokens, first_token, start, end`.
 
-    `position` counts tokens from the oldest one still in memory.
+    Oldest first. `position` counts tokens from the oldest one still in memory, `first_token` from the beginning of the
+    document; `start` and `end` are characters of its text.
     """
-    rows = [(chunk.id, chunk.document, chunk.token_stop - chunk.token_start) for chunk in bank.chunks()]
-    frame = pd.DataFrame(rows, columns=["chunk", "document_id", "n_tokens"]).astype("int64")
+    rows = [(c.id, c.document, c.token_stop - c.token_start, c.token_start, c.start, c.stop) for c in bank.chunks()]
+    columns = ["chunk", "document_id", "n_tokens", "first_token", "start", "end"]
+    frame = pd.DataFrame(rows, columns=columns).astype("int64")
     frame["document"] = frame.document_id.map({i: record.name for i, record in bank.documents.items()})
     frame["position"] = frame.n_tokens.cumsum() - frame.n_tokens
     return frame
@@ -93,6 +112,7 @@ def with_own_text(chunks: pd.DataFrame, trace: pd.DataFrame) -> pd.DataFrame:
     size = int(chunks.n_tokens.max()) if len(chunks) else 1
     end = int((chunks.position + chunks.n_tokens).max()) if len(chunks) else 0
     rows = {"chunk": own.chunk, "document_id": OWN_TEXT, "n_tokens": size, "document": own.document}
+    rows |= {"first_token": size * (-2 - own.chunk), "start": own.start, "end": own.end}
     frame = pd.DataFrame({**rows, "position": end + size * (own.chunk.max() - own.chunk)})
     return pd.concat([chunks, frame], ignore_index=True)
 

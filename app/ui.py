@@ -9,12 +9,12 @@ import gradio as gr
 
 from app import theme
 from app.generate_tab import build_generate_tab, wire_generate_tab
-from app.generating import Settings
 from app.handlers import Studio
 from app.inspector_panel import build_inspector_panel, wire_inspector_panel
 from app.memory_panel import FILE_TYPES, build_memory_panel, wire_memory_panel
 from app.reading import SAMPLES, SampleShelf
 from app.session import GIB, SessionStore
+from app.settings import Settings
 from longmem.errors import LongMemError
 from longmem.model import LongMemForCausalLM
 

@@ -79,6 +79,11 @@ class MemoryBank:
         return self.n_chunks == 0
 
     @property
+    def version(self) -> tuple[int, int, int]:
+        """Another after every change: ids are never given twice."""
+        return self._next_chunk, self.n_chunks, self.n_tokens
+
+    @property
     def nbytes(self) -> int:
         """Bytes held: keys, values and means as allocated, provenance, and the documents' texts."""
         return self._ring.nbytes + sum(sys.getsizeof(document.text) for document in self._documents.values())

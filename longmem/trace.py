@@ -36,6 +36,7 @@ COLUMNS = [
 ]
 TOKEN_COLUMNS = ["step", "token", "token_id", "logprob", "logprob_empty", "effect"]
 GATE_COLUMNS = ["step", "layer", "head", "gate"]
+TOKEN_WEIGHT_COLUMNS = ["step", "layer", "head", "chunk", "place", "weight"]
 
 
 class Passage(NamedTuple):
@@ -49,20 +50,25 @@ class Passage(NamedTuple):
 
 @dataclass
 class Seen:
-    """What one memory layer showed over the steps of one block."""
+    """What one memory layer showed over the steps of one block; `weights_HTK` are of single tokens."""
 
     chunks_HTC: np.ndarray
     scores_HTC: np.ndarray
-    weights_HTC: np.ndarray
+    weights_HTK: np.ndarray
     gate_HT: np.ndarray
+
+    @property
+    def weights_HTC(self) -> np.ndarray:
+        """Weights of whole chunks."""
+        return self.weights_HTK.reshape(*self.chunks_HTC.shape, -1).sum(axis=-1)
 
 
 @dataclass
 class TraceRecorder:
     """Collects retrievals of one row while the model runs; only the last `keep` positions of each call are kept.
 
-    `chunk_weights` are attention inside memory times gate, summed over the tokens of a chunk, so that the weights of a
-    (step, layer, head) sum to its gate. `waiting_logits` are those of the last position of the latest calls.
+    Weights are attention inside memory times gate, so that those of a (step, layer, head) sum to its gate.
+    `waiting_logits` are those of the last position of the latest calls.
     """
 
     layers: dict[int, list[Seen]] = field(default_factory=dict)
@@ -87,12 +93,11 @@ class TraceRecorder:
         kept = slice(T - min(T, self.keep) if self.keep is not None else 0, T)
         if kept.start >= T:
             return
-        C = retrieval.chunks_BHTC.shape[3]
-        chunk_BHTC = weights_BHTK[:, :, kept].unflatten(3, (C, -1)).sum(-1) * gate_BHT[:, :, kept, None]
+        token_BHTK = weights_BHTK[:, :, kept] * gate_BHT[:, :, kept, None]
         seen = Seen(
             retrieval.chunks_BHTC[0, :, kept].cpu().numpy(),
             retrieval.scores_BHTC[0, :, kept].float().cpu().numpy(),
-            chunk_BHTC[0].detach().float().cpu().numpy(),
+            token_BHTK[0].detach().float().cpu().numpy(),
             gate_BHT[0, :, kept].detach().float().cpu().numpy(),
         )
         self.layers.setdefault(layer, []).append(seen)
@@ -148,8 +153,19 @@ class RetrievalTrace:
             return pd.DataFrame({c: pd.Series(dtype=float if c == "gate" else int) for c in GATE_COLUMNS})
         return pd.concat(parts, ignore_index=True).sort_values(["step", "layer", "head"], ignore_index=True)
 
+    def token_weights(self) -> pd.DataFrame:
+        """One row per retrieved token: step, layer, head, chunk, its place in the chunk, and its weight if above 0."""
+        parts = []
+        for layer, seen in sorted(self.layers.items()):
+            weights_HTCS = seen.weights_HTK.reshape(*seen.chunks_HTC.shape, -1)
+            head, step, rank, place = np.nonzero((weights_HTCS > 0) & (seen.chunks_HTC != -1)[..., None])
+            columns = {"step": step, "layer": layer, "head": head, "chunk": seen.chunks_HTC[head, step, rank]}
+            parts.append(pd.DataFrame(columns | {"place": place, "weight": weights_HTCS[head, step, rank, place]}))
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=TOKEN_WEIGHT_COLUMNS)
+
     def _layer_frame(self, layer: int, seen: Seen) -> pd.DataFrame:
         head, step, rank = np.nonzero(seen.chunks_HTC != -1)
+        weights_HTC = seen.weights_HTC
         chunk = seen.chunks_HTC[head, step, rank]
         ids, inverse = np.unique(chunk, return_inverse=True)
         passages = [self.passages[int(i)] for i in ids]
@@ -166,7 +182,7 @@ class RetrievalTrace:
                 "rank": rank,
                 "chunk": chunk,
                 "score": seen.scores_HTC[head, step, rank],
-                "weight": seen.weights_HTC[head, step, rank],
+                "weight": weights_HTC[head, step, rank],
                 "gate": seen.gate_HT[head, step],
                 "document": of_passage("document", object),
                 "start": of_passage("start", np.int64),
@@ -187,7 +203,7 @@ def join_blocks(recorder: TraceRecorder, steps: int) -> dict[int, Seen]:
         blocks = list(recorder.layers[layer])
         parts = [
             np.concatenate([getattr(b, name) for b in blocks], axis=1)
-            for name in ("chunks_HTC", "scores_HTC", "weights_HTC", "gate_HT")
+            for name in ("chunks_HTC", "scores_HTC", "weights_HTK", "gate_HT")
         ]
         fills = (-1, -np.inf, 0.0, 0.0)
         padded = [

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from app.generating import Place
 from app.handlers import CHARTS, Studio
 from app.reading import SampleShelf, read
 from app.session import SessionStore
+from app.settings import Place
 from longmem.documents import Document
 from longmem.errors import DocumentError, LongMemError, MemoryBudgetError
 from longmem.memory_bank import MemoryBank
@@ -318,7 +318,7 @@ def test_continuing_a_document_searches_only_before_the_place(opened):
     retrieved = run.trace[run.trace.chunk >= 0]
     assert len(retrieved)
     assert retrieved.end.max() <= place
-    assert text[:place].endswith(run.prompt)
+    assert text[:place].endswith(run.recipe.prompt)
 
 
 def test_a_place_is_previewed_with_what_really_follows(opened):

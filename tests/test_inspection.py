@@ -3,11 +3,15 @@
 import json
 import math
 
+import pandas as pd
 import pytest
 
 from app import inspection
-from app.session import Run, Source
+from app.session import Recipe, Run, Source
+from longmem.trace import TOKEN_WEIGHT_COLUMNS
 from tests.test_charts import make_chunks, make_gates, make_tokens, make_trace
+
+NO_WEIGHTS = pd.DataFrame(columns=TOKEN_WEIGHT_COLUMNS)
 
 
 @pytest.fixture
@@ -22,7 +26,7 @@ def run() -> Run:
     trace["start"] = trace.chunk.map(start)
     trace["end"] = trace.start + 20
     sources = {i: Source(f"book-{i}.txt", "".join(parts)) for i, parts in texts.items()}
-    return Run(1, "prompt", make_tokens(), trace, make_gates(trace), chunks, sources)
+    return Run(1, Recipe("scored", "prompt"), make_tokens(), trace, make_gates(trace), NO_WEIGHTS, chunks, sources)
 
 
 def words(passage: dict) -> str:
@@ -60,17 +64,17 @@ def test_passage_weights_sum_to_the_mean_gate_when_all_are_shown(run):
 def test_neighbouring_chunks_share_a_passage_and_far_ones_do_not(run):
     near = run.trace[(run.trace.step == 0) & (run.trace.layer == 4)].head(2).copy()
     near["chunk"], near["start"], near["end"] = [100, 101], [0, 20], [20, 40]
-    one = Run(1, "", run.tokens, near, run.gates, run.chunks, run.sources)
+    one = Run(1, run.recipe, run.tokens, near, run.gates, NO_WEIGHTS, run.chunks, run.sources)
     assert [len(x["passages"]) for x in inspection.describe(one)["steps"][0]["layers"]] == [1, 0]
     far = near.assign(chunk=[100, 105], start=[0, 0], end=[20, 20])
-    two = Run(1, "", run.tokens, far, run.gates, run.chunks, run.sources)
+    two = Run(1, run.recipe, run.tokens, far, run.gates, NO_WEIGHTS, run.chunks, run.sources)
     assert [len(x["passages"]) for x in inspection.describe(two)["steps"][0]["layers"]] == [2, 0]
 
 
 def test_a_character_shared_by_two_chunks_is_shown_once(run):
     rows = run.trace[(run.trace.step == 0) & (run.trace.layer == 4)].head(2).copy()
     rows["chunk"], rows["start"], rows["end"] = [100, 101], [0, 19], [20, 40]
-    shared = Run(1, "", run.tokens, rows, run.gates, run.chunks, run.sources)
+    shared = Run(1, run.recipe, run.tokens, rows, run.gates, NO_WEIGHTS, run.chunks, run.sources)
     (passage,) = inspection.describe(shared)["steps"][0]["layers"][0]["passages"]
     assert words(passage).strip("…") == run.sources[0].text[: 40 + inspection.CONTEXT]
 
@@ -126,7 +130,7 @@ def test_a_chunk_that_nobody_retrieved_has_no_place(run):
 
 
 def test_a_run_without_retrievals_still_describes_its_tokens(run):
-    silent = Run(1, "", run.tokens, run.trace.iloc[:0], run.gates.iloc[:0], run.chunks.iloc[:0], {})
+    silent = Run(1, run.recipe, run.tokens, run.trace.iloc[:0], run.gates.iloc[:0], NO_WEIGHTS, run.chunks.iloc[:0], {})
     description = inspection.describe(silent)
     assert len(description["steps"]) == 3
     assert description["layers"] == []

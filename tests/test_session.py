@@ -165,14 +165,18 @@ def test_memory_map_keeps_documents_of_one_name_apart():
 def test_memory_map_of_an_empty_bank_is_an_empty_table():
     chunks = memory_map(new_bank())
     assert chunks.empty
-    assert list(chunks.columns) == ["chunk", "document_id", "n_tokens", "document", "position"]
+    names = "chunk document_id n_tokens first_token start end document position"
+    assert list(chunks.columns) == names.split()
 
 
 def test_own_text_stands_after_the_documents():
     bank = new_bank()
     fill(bank)
     trace = pd.DataFrame({"chunk": [0, -2, -4, -2], "document": ["book.txt", *["generated"] * 3]})
+    trace = trace.assign(start=[0, 0, 20, 0], end=[9, 9, 29, 9])
     chunks = with_own_text(memory_map(bank), trace)
     own = chunks[chunks.document_id == OWN_TEXT]
     assert list(own.chunk) == [-2, -4]
     assert list(own.position) == [10, 18]
+    assert list(own.first_token) == [0, 8]
+    assert list(own.start) == [0, 20]

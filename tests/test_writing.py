@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.generating import Settings, begin
+from app.generating import begin
+from app.settings import Settings
 from app.writing import Writing, write
 from longmem.generation import GeneratedToken
 
