@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from math import exp
 
@@ -71,7 +71,12 @@ class Pair:
 
 
 def generate_pair(
-    model: LongMemForCausalLM, session: Session, prompt: str, settings: Settings, place: Place | None
+    model: LongMemForCausalLM,
+    session: Session,
+    prompt: str,
+    settings: Settings,
+    place: Place | None,
+    silence: Collection[tuple[int, int | None]] = (),
 ) -> Iterator[RunView]:
     """Generate both texts, a view after every token of each; the last view carries the payload, the session the run.
 
@@ -87,7 +92,7 @@ def generate_pair(
         raise LongMemError("The document to continue is not in memory: choose one that is.")
     pair = Pair(prompt, settings.max_new_tokens)
     yield pair.view()
-    remembered = begin(model, prompt, settings, session.bank, before)
+    remembered = begin(model, prompt, settings, session.bank, before, silence=silence)
     plain = begin(model, prompt, settings, None)
     try:
         for tokens in write([remembered, plain], session.stop_generating):
@@ -113,6 +118,8 @@ def begin(
     settings: Settings,
     bank: MemoryBank | None,
     before: tuple[int, int] | None = None,
+    *,
+    silence: Collection[tuple[int, int | None]] = (),
 ) -> Writing:
     """Begin one text. It gets a stop event of its own: a generation sets its event when it ends."""
     stop = threading.Event()
@@ -121,6 +128,7 @@ def begin(
         prompt,
         memory=bank,
         before=before,
+        silence=silence,
         max_new_tokens=int(settings.max_new_tokens),
         temperature=settings.temperature or 1.0,
         top_p=settings.top_p,

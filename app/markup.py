@@ -6,6 +6,7 @@ from html import escape
 
 from app import theme
 from app.inspection import percent
+from longmem.retrieval import Chunk
 
 SHOWN_PROMPT = 240  # characters: what was written is what the panel is for
 MIB = 2**20
@@ -94,18 +95,26 @@ def documents_list(lines: list[MemoryLine]) -> str:
     return f'<ul class="lm-documents" aria-label="Documents in memory">{rows}</ul>'
 
 
-def memory_gauge(lines: list[MemoryLine], capacity: int, n_bytes: int, device: str) -> str:
-    """How full memory is, a stretch per document in the order of age, with tokens, bytes and device in words."""
+def memory_gauge(lines: list[MemoryLine], capacity: int, n_bytes: int, device: str, first: Chunk | None = None) -> str:
+    """How full memory is, a stretch per document in the order of age, with tokens, bytes and device in words.
+
+    first: the chunk that leaves next.
+    """
     used = sum(line.n_tokens for line in lines)
     parts = "".join(
         f'<i style="width:{100 * line.n_tokens / capacity:.3f}%;background:{theme.document_colour(line.document)}"></i>'
         for line in lines
     )
-    full = " · full: the oldest tokens leave as new ones come" if used >= capacity else ""
+    full = " · full" if used >= capacity else ""
+    names = {line.document: line.name for line in lines}
+    out = ""
+    if first is not None:
+        when = "Leaves next" if full else "Leaves first, once memory is full"
+        out = f"<br>{when}: {escape(names[first.document])}, from its token {first.token_start:,}"
     return (
         f'<div class="lm-gauge" role="meter" aria-valuemin="0" aria-valuemax="{capacity}" aria-valuenow="{used}" '
         f'aria-label="Memory used">{parts}</div><p class="lm-quiet">{used:,} of {capacity:,} tokens{full}<br>'
-        f"{n_bytes / MIB:,.1f} MiB on {escape(device)}</p>"
+        f"{n_bytes / MIB:,.1f} MiB on {escape(device)}{out}</p>"
     )
 
 

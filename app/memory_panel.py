@@ -1,11 +1,12 @@
 """The sidebar: which model runs, what is in its memory, and the ways to put something there or take it out."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import gradio as gr
 
 from app import markup
 from app.handlers import MemoryView, Studio
+from app.settings import CHUNK_SIZES, MAX_CAPACITY, MAX_RETRIEVED, MemorySettings
 
 FILE_TYPES = [".txt", ".md", ".html", ".htm", ".pdf", ".epub", ".docx"]
 # A click on a document's cross becomes this component's `select` event with the document's id.
@@ -32,6 +33,8 @@ class MemoryPanel:
     read_sample: gr.Button
     stop: gr.Button
     clear: gr.Button
+    settings: list
+    apply: gr.Button
 
 
 def build_memory_panel(studio: Studio) -> MemoryPanel:
@@ -60,15 +63,42 @@ def build_memory_panel(studio: Studio) -> MemoryPanel:
         name = gr.Textbox(label="Name", placeholder="my notes", max_length=80, elem_id="lm-paste-name")
         text = gr.Textbox(label="Text", lines=4, max_lines=8, elem_id="lm-paste-text")
         paste = gr.Button("Read into memory", size="sm", elem_id="lm-paste")
+    with gr.Accordion("How memory is used", open=False, elem_id="lm-memory-settings"):
+        settings, apply = _build_settings(studio)
     clear = gr.Button("Clear memory", size="sm", variant="secondary", elem_id="lm-clear")
-    return MemoryPanel(documents, gauge, status, files, name, text, paste, sample, read_sample, stop, clear)
+    return MemoryPanel(
+        documents, gauge, status, files, name, text, paste, sample, read_sample, stop, clear, settings, apply
+    )
+
+
+def _build_settings(studio: Studio) -> tuple[list, gr.Button]:
+    """Components for the fields of MemorySettings, in their order, and the button that applies them."""
+    model, layers = MemorySettings.of(studio.model), studio.model.config.memory_layers
+    settings = [
+        gr.Number(model.capacity, label="Capacity (tokens)", minimum=64, maximum=MAX_CAPACITY, precision=0),
+        gr.Dropdown(
+            list(CHUNK_SIZES),
+            value=model.chunk_size,
+            label="Chunk size (tokens; documents are read again)",
+        ),
+        gr.Number(
+            model.retrieved_tokens,
+            label="Retrieved tokens (each query)",
+            minimum=1,
+            maximum=MAX_RETRIEVED,
+            precision=0,
+        ),
+        gr.CheckboxGroup([(f"layer {x}", x) for x in layers], value=layers, label="Layers that retrieve"),
+    ]
+    gr.HTML('<p class="lm-quiet">All but the chunk size take effect at once, from the next run on.</p>')
+    return settings, gr.Button("Apply", size="sm", elem_id="lm-apply-memory")
 
 
 def wire_memory_panel(
     demo: gr.Blocks, studio: Studio, panel: MemoryPanel, notice: gr.HTML, documents_choice: gr.Dropdown
 ) -> None:
     """Connect the sidebar; `documents_choice` elsewhere on the page follows what is in memory."""
-    outputs = [panel.documents, panel.gauge, panel.status, notice, panel.stop, documents_choice]
+    outputs = [panel.documents, panel.gauge, panel.status, notice, panel.stop, documents_choice, *panel.settings]
     private = {"api_visibility": "private", "show_progress": "hidden"}
     queued = {**private, "concurrency_id": "model", "concurrency_limit": 1, "show_progress_on": panel.status}
 
@@ -76,7 +106,8 @@ def wire_memory_panel(
         stop = gr.update(visible=view.busy)
         newest = view.choices[-1][1] if view.choices else None
         choice = gr.skip() if view.busy else gr.update(choices=view.choices, value=newest)
-        return view.documents, view.gauge, view.status, view.notice, stop, choice
+        values = [gr.skip() if view.busy else value for value in astuple(view.settings)]
+        return view.documents, view.gauge, view.status, view.notice, stop, choice, *values
 
     def open_page(request: gr.Request):
         for view in studio.open(request.session_hash):
@@ -98,6 +129,11 @@ def wire_memory_panel(
         for view in studio.read_sample(request.session_hash, name or ""):
             yield shown(view)
 
+    def set_memory(capacity, chunk_size, retrieved_tokens, layers, request: gr.Request):
+        values = {"capacity": capacity, "chunk_size": chunk_size, "retrieved_tokens": retrieved_tokens}
+        for view in studio.set_memory(request.session_hash, {**values, "layers": tuple(sorted(layers or ()))}):
+            yield shown(view)
+
     def stop(request: gr.Request) -> str:
         studio.stop_reading(request.session_hash)
         return markup.note("Stopping after this segment…")
@@ -113,6 +149,7 @@ def wire_memory_panel(
     panel.files.upload(prepare, **ready).then(read_files, panel.files, [*outputs, panel.files], **queued)
     panel.paste.click(prepare, **ready).then(read_text, [panel.name, panel.text], outputs, **queued)
     panel.read_sample.click(prepare, **ready).then(read_sample, panel.sample, outputs, **queued)
+    panel.apply.click(prepare, **ready).then(set_memory, panel.settings, outputs, **queued)
     panel.stop.click(stop, None, panel.status, queue=False, **private)
     panel.documents.select(remove, None, outputs, queue=False, **private)
     panel.clear.click(clear, None, outputs, queue=False, **private)

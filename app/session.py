@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from app.settings import Settings
+from app.settings import MemorySettings, Settings
 from longmem.errors import MemoryBudgetError
 from longmem.memory_bank import MemoryBank
 
@@ -72,6 +72,7 @@ class Session:
     stop_generating: threading.Event = field(default_factory=threading.Event)
     run: Run | None = None
     chosen: tuple[int | None, int | None] = (None, None)  # step and layer that the inspector is at
+    settings: MemorySettings | None = None  # None: as the model says
     used: float = 0.0
     promised: int = 0  # bytes that the bank will hold once what is being read has been read
     follows_freed: bool = False  # the store ended an earlier session of this key: its visitor must be told

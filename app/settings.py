@@ -5,8 +5,48 @@ from math import isfinite
 
 from longmem.errors import LongMemError
 from longmem.generation import LEAST_TEMPERATURE
+from longmem.model import LongMemForCausalLM
 
 MAX_NEW_TOKENS = 256
+CHUNK_SIZES = (1, 2, 4, 8, 16)
+MAX_CAPACITY = 1_048_576  # tokens; bytes are bounded by the budget that all sessions share
+MAX_RETRIEVED = 512
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """How memory is kept and searched: tokens that it holds, tokens of a chunk and retrieved by each query, layers on.
+
+    Errors: LongMemError.
+    """
+
+    capacity: int
+    chunk_size: int
+    retrieved_tokens: int
+    layers: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: LongMemForCausalLM) -> "MemorySettings":
+        """What the model itself says."""
+        config = model.config
+        return cls(config.memory_size, config.chunk_size, config.retrieved_tokens, tuple(config.memory_layers))
+
+    def __post_init__(self) -> None:
+        numbers = (self.capacity, self.chunk_size, self.retrieved_tokens)
+        if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+            raise LongMemError(
+                "Capacity, chunk size and retrieved tokens must be whole numbers: fill in what is empty."
+            )
+        if self.chunk_size not in CHUNK_SIZES:
+            allowed = ", ".join(map(str, CHUNK_SIZES))
+            raise LongMemError(f"Chunk size is {self.chunk_size}; it must be one of {allowed} tokens.")
+        if not 64 <= self.capacity <= MAX_CAPACITY:
+            raise LongMemError(f"Capacity is {self.capacity:,}; it must be from 64 to {MAX_CAPACITY:,} tokens.")
+        if not self.chunk_size <= self.retrieved_tokens <= MAX_RETRIEVED or self.retrieved_tokens % self.chunk_size:
+            raise LongMemError(
+                f"Retrieved tokens are {self.retrieved_tokens}; they must be a multiple of the chunk size "
+                f"({self.chunk_size}), at most {MAX_RETRIEVED}."
+            )
 
 
 @dataclass(frozen=True)

@@ -301,7 +301,7 @@ def test_an_error_of_ours_is_logged_and_the_session_lives_on(opened, monkeypatch
     def broken(*args: object) -> None:
         raise RuntimeError("secret path")
 
-    monkeypatch.setattr("app.handlers.generate_pair", broken)
+    monkeypatch.setattr("app.run_handlers.generate_pair", broken)
     view = last(opened.generate("me", "The", SETTINGS))
     assert "Something failed" in view.notice
     assert "secret path" not in view.notice
@@ -418,3 +418,60 @@ def test_nothing_runs_on_a_memory_whose_opening_sample_is_still_being_read(studi
     assert "wait until it has ended" in last.notice
     list(opening)
     assert studio.memory_summary("early")["tokens"] > 0
+
+
+MEMORY = {"capacity": 2048, "chunk_size": 4, "retrieved_tokens": 8, "layers": (1, 3)}
+
+
+def test_capacity_retrieved_tokens_and_layers_take_effect_at_once(opened):
+    before = bank(opened)
+    view = last(opened.set_memory("me", MEMORY | {"layers": (3,)}))
+    assert "Memory is set" in view.status
+    assert (view.settings.capacity, view.settings.layers) == (2048, (3,))
+    assert bank(opened) is before
+    assert before.capacity == 2048
+    list(opened.generate("me", "The keeper", SETTINGS))
+    trace = opened.store.get("me").run.trace
+    assert set(trace.layer) == {3}
+    assert trace["rank"].max() == 1
+
+
+def test_chunks_of_another_size_are_read_again(opened):
+    text, n_tokens = bank(opened).documents[0].text, bank(opened).n_tokens
+    views = list(opened.set_memory("me", MEMORY | {"chunk_size": 8}))
+    assert "again (1 of 1)" in views[0].status
+    assert (bank(opened).chunk_size, bank(opened).n_tokens) == (8, n_tokens)
+    assert bank(opened).documents[0].text == text
+    list(opened.generate("me", "The keeper", SETTINGS))
+    assert opened.store.get("me").run.chunks.n_tokens.max() == 8
+    list(opened.read_text("me", "more", STORY))
+    assert len(bank(opened).documents) == 2
+
+
+def test_reading_again_that_is_stopped_leaves_memory_as_it_was(opened):
+    before = bank(opened)
+    views = opened.set_memory("me", MEMORY | {"chunk_size": 8})
+    next(views)
+    opened.stop_reading("me")
+    view = last(views)
+    assert "as it was before" in view.status
+    assert bank(opened) is before
+    assert view.settings.chunk_size == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"capacity": 3}, "Capacity is 3"),
+        ({"capacity": None}, "whole numbers"),
+        ({"chunk_size": 3}, "Chunk size is 3"),
+        ({"retrieved_tokens": 6}, "Retrieved tokens are 6"),
+        ({"layers": (2,)}, "Layers [2] have no memory"),
+    ],
+)
+def test_a_memory_setting_outside_what_is_allowed_is_said_and_changes_nothing(opened, changes, words):
+    view = last(opened.set_memory("me", MEMORY | changes))
+    assert words in view.notice
+    assert view.settings == opened.settings_of(opened.store.get("me"))
+    assert bank(opened).capacity == 4096
+    assert bank(opened).n_tokens > 0

@@ -1,0 +1,208 @@
+"""What the memory panel does: read, remove, clear, set. Plain values in and out, no components.
+
+Handlers that work for long are generators of views; each view holds everything that the panel shows. An error that a
+person can mend becomes the view's `notice`; session and bank live on.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from app import markup
+from app.markup import MemoryLine
+from app.reading import read
+from app.session import Session
+from app.settings import MemorySettings
+from app.studio import StudioBase, alone, news, said
+from longmem.documents import Document
+from longmem.errors import LongMemError
+from longmem.memory_bank import MemoryBank
+
+MAX_PASTE = 5_000_000  # characters
+
+
+@dataclass(frozen=True)
+class MemoryView:
+    """The sidebar as HTML; `choices` are (name, id) of the documents in memory, `settings` what is in force."""
+
+    documents: str
+    gauge: str
+    status: str
+    notice: str
+    choices: list[tuple[str, int]]
+    settings: MemorySettings
+    busy: bool = False
+
+
+class MemoryHandlers(StudioBase):
+    """The memory panel."""
+
+    def model_line(self) -> str:
+        """HTML of what runs here."""
+        n_parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        layers, device = self.model.config.memory_layers, self.model.device
+        return markup.model_line(n_parameters, layers, str(device), self.model.device_reason)
+
+    def open(self, key: str) -> Iterator[MemoryView]:
+        """A new visitor: their memory begins with the opening sample; the first one of all waits until it is read."""
+        session = self.store.create(key)
+        try:
+            # Held while waiting too: a run that began now would find an empty memory, and then see it filled.
+            with alone(session):
+                if not self.shelf.is_ready:
+                    note = markup.note("Reading the sample story into memory…")
+                    yield self._memory_view(session, status=note, busy=True)
+                bank = self.shelf.opening_bank()
+                self.store.reserve(session, bank.nbytes)
+                session.bank = bank
+                self.store.settle(session)
+            yield self._memory_view(session)
+        except Exception as error:
+            yield self._memory_view(session, notice=said(error))
+
+    def read_files(self, key: str, paths: Sequence[str]) -> Iterator[MemoryView]:
+        """Read uploaded files: paths that the server itself gave to the uploads, never a visitor's words."""
+        yield from self._read(key, lambda: [Document.from_file(path) for path in paths])
+
+    def read_text(self, key: str, name: str, text: str) -> Iterator[MemoryView]:
+        """Read pasted text under a name of the visitor's choice."""
+        yield from self._read(key, lambda: [pasted(name, text)])
+
+    def read_sample(self, key: str, name: str) -> Iterator[MemoryView]:
+        """Read a sample from the box."""
+        yield from self._read(key, lambda: [self.shelf.document(name)])
+
+    def prepare_reading(self, key: str) -> None:
+        """Forget an earlier stop before the reading waits for its turn: a stop while it waits then still counts."""
+        self.store.get(key).stop_reading.clear()
+
+    def stop_reading(self, key: str) -> None:
+        """End the reading after the segment that it is at."""
+        self.store.get(key).stop_reading.set()
+
+    def remove(self, key: str, document: int) -> MemoryView:
+        """Take one document out of memory."""
+        return self._change(key, lambda bank: self.model.forget(bank, document))
+
+    def clear(self, key: str) -> MemoryView:
+        """Empty the memory."""
+        return self._change(key, lambda bank: bank.clear())
+
+    def set_memory(self, key: str, values: dict) -> Iterator[MemoryView]:
+        """Use memory as `values` (the fields of MemorySettings) say; chunks of another size are read again.
+
+        Until that has ended, or if it is stopped, memory is and works as before.
+        """
+        session = self.store.get(key)
+        notice, status = news(session), ""
+        try:
+            wanted = MemorySettings(**values)
+            with alone(session):
+                view = self._memory_view(session, notice=notice)
+                for progress in self._apply(session, wanted):
+                    yield replace(view, status=progress, busy=True)
+                applied = self.settings_of(session) == wanted
+            words = "Memory is set." if applied else "Stopped: memory is as it was before."
+            status = markup.note(words, "done" if applied else "stopped")
+        except Exception as error:
+            notice = said(error)
+        yield self._memory_view(session, status=status, notice=notice)
+
+    def _apply(self, session: Session, wanted: MemorySettings) -> Iterator[str]:
+        """Change the bank where it must; then the session has these settings. Gives the progress of a reading."""
+        bank = session.bank
+        unknown = sorted(set(wanted.layers) - set(self.model.config.memory_layers))
+        if unknown:
+            raise LongMemError(f"Layers {unknown} have no memory; {self.model.config.memory_layers} have.")
+        self.model.with_retrieval(chunk_size=wanted.chunk_size, retrieved_tokens=wanted.retrieved_tokens)
+        if wanted.chunk_size != bank.chunk_size:
+            yield from self._read_again(session, wanted)
+            return
+        if wanted.capacity != bank.capacity:
+            self.store.reserve(session, bank.nbytes)
+            bank.resize(wanted.capacity)
+            self.store.settle(session)
+        session.settings = wanted
+
+    def _read_again(self, session: Session, wanted: MemorySettings) -> Iterator[str]:
+        """All documents into a new bank, which takes the place of the old one once it is whole."""
+        session.stop_reading.clear()
+        model = self.model.with_retrieval(chunk_size=wanted.chunk_size, retrieved_tokens=wanted.retrieved_tokens)
+        fresh = model.new_bank(capacity=wanted.capacity)
+        records = list(session.bank.documents.values())
+        for number, record in enumerate(records, start=1):
+            document = Document(record.name, record.text)
+            n_tokens = len(document.encode(model.tokenizer).token_ids)
+            self.store.reserve(session, session.bank.nbytes + fresh.nbytes_with(n_tokens, record.text))
+            try:
+                for progress in read(model, document, fresh, session.stop_reading):
+                    title = f"Reading {record.name} again ({number} of {len(records)})"
+                    yield markup.progress(title, progress.done, progress.total, progress.seconds)
+            finally:
+                self.store.settle(session)
+            if session.stop_reading.is_set():
+                return
+        session.bank, session.settings = fresh, wanted
+
+    def _read(self, key: str, make: Callable[[], list[Document]]) -> Iterator[MemoryView]:
+        """Make documents and read them, with progress; a stop or an error keeps what was read until then."""
+        session = self.store.get(key)
+        status, notice = "", news(session)
+        try:
+            with alone(session):
+                documents = make()
+                view = self._memory_view(session, notice=notice)  # nobody looks at a bank while a thread fills it
+                for progress in self._read_all(session, documents):
+                    yield replace(view, status=progress, busy=True)
+                names = ", ".join(document.name for document in documents) or "nothing"
+                if session.stop_reading.is_set():
+                    status = markup.note(f"Stopped: what was read of {names} until then is in memory.", "stopped")
+                else:
+                    status = markup.note(f"Read: {names}.", "done")
+        except Exception as error:
+            notice = said(error)
+        yield self._memory_view(session, status=status, notice=notice)
+
+    def _read_all(self, session: Session, documents: Sequence[Document]) -> Iterator[str]:
+        """Read into the session's bank; gives the HTML of the progress."""
+        for number, document in enumerate(documents, start=1):
+            if session.stop_reading.is_set():
+                return
+            n_tokens = len(document.encode(self.model.tokenizer).token_ids)
+            self.store.reserve(session, session.bank.nbytes_with(n_tokens, document.text))
+            title = f"Reading {document.name}" + (f" ({number} of {len(documents)})" if len(documents) > 1 else "")
+            try:
+                for progress in read(self.model_of(session), document, session.bank, session.stop_reading):
+                    yield markup.progress(title, progress.done, progress.total, progress.seconds)
+            finally:
+                self.store.settle(session)
+
+    def _change(self, key: str, change: Callable[[MemoryBank], object]) -> MemoryView:
+        """Change the bank while nothing else uses it."""
+        session = self.store.get(key)
+        try:
+            with alone(session):
+                change(session.bank)
+        except Exception as error:
+            return self._memory_view(session, notice=said(error))
+        return self._memory_view(session, notice=news(session))
+
+    def _memory_view(self, session: Session, status: str = "", notice: str = "", busy: bool = False) -> MemoryView:
+        bank = session.bank
+        lines = [MemoryLine(r.id, r.name, r.n_tokens, r.n_chunks) for r in list(bank.documents.values())]
+        first = next(bank.chunks(), None) if not busy else None
+        return MemoryView(
+            documents=markup.documents_list(lines),
+            gauge=markup.memory_gauge(lines, bank.capacity, bank.nbytes, str(bank.device), first),
+            status=status,
+            notice=notice,
+            settings=self.settings_of(session),
+            choices=[(f"{line.name} ({line.n_tokens:,} tokens)", line.document) for line in lines],
+            busy=busy,
+        )
+
+
+def pasted(name: str, text: str) -> Document:
+    """A document of text from a form. Errors: LongMemError where it is empty or too long."""
+    if len(text) > MAX_PASTE:
+        raise LongMemError(f"The text has {len(text):,} characters; at most {MAX_PASTE:,} can be pasted: use a file.")
+    return Document.from_text(name.strip()[:80] or "pasted text", text)

@@ -1,0 +1,66 @@
+"""What all handlers of the studio stand on: the shared model, the sessions, and how visitors are told of errors."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from app import markup
+from app.reading import SampleShelf
+from app.session import Session, SessionStore
+from app.settings import MemorySettings
+from longmem.errors import LongMemError
+from longmem.model import LongMemForCausalLM
+
+logger = logging.getLogger(__name__)
+
+
+class StudioBase:
+    """The shared model and the sessions of all visitors. `key` in every method tells whose session is meant."""
+
+    def __init__(self, model: LongMemForCausalLM, store: SessionStore, shelf: SampleShelf):
+        self.model = model
+        self.store = store
+        self.shelf = shelf
+
+    def settings_of(self, session: Session) -> MemorySettings:
+        """How this visitor's memory is used: as the model says until they set something."""
+        return session.settings or MemorySettings.of(self.model)
+
+    def model_of(self, session: Session) -> LongMemForCausalLM:
+        """The shared model, retrieving as this visitor has set it."""
+        settings, config = self.settings_of(session), self.model.config
+        if (settings.chunk_size, settings.retrieved_tokens) == (config.chunk_size, config.retrieved_tokens):
+            return self.model
+        return self.model.with_retrieval(chunk_size=settings.chunk_size, retrieved_tokens=settings.retrieved_tokens)
+
+    def silent_layers(self, session: Session) -> list[tuple[int, None]]:
+        """Memory layers that this visitor has switched off, as `silence` takes them."""
+        return [
+            (layer, None) for layer in self.model.config.memory_layers if layer not in self.settings_of(session).layers
+        ]
+
+
+@contextmanager
+def alone(session: Session) -> Iterator[Session]:
+    """Hold the session's lock, or say at once that it is taken. Errors: LongMemError."""
+    if not session.lock.acquire(blocking=False):
+        raise LongMemError("This memory is being read or written with just now: wait until it has ended, or stop it.")
+    try:
+        yield session
+    finally:
+        session.lock.release()
+
+
+def news(session: Session) -> str:
+    """HTML of what a visitor must be told once: that the store freed their earlier memory."""
+    told, session.follows_freed = session.follows_freed, False
+    text = "Your earlier memory rested for long and was freed: read your documents again." if told else ""
+    return markup.note(text, "error")
+
+
+def said(error: Exception) -> str:
+    """An error for the one place that stays: a person's to mend as it is, any other logged and named as ours."""
+    if isinstance(error, LongMemError):
+        return markup.note(str(error), "error")
+    logger.error("unexpected error in a handler", exc_info=error)
+    return markup.note("Something failed inside LongMem; your memory lives on. The server's log says more.", "error")
