@@ -7,7 +7,7 @@ after the same text without the bank, so a second pass with an empty bank follow
 import math
 import queue
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -55,10 +55,15 @@ class GumbelNoise(LogitsProcessor):
     same noise, so that they part only where their distributions do; and threads do not disturb each other's seeds.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, skip: int = 0) -> None:
+        """skip: steps that were drawn before, in a run that is taken up again."""
         self.generator = torch.Generator().manual_seed(seed)
+        self.skip = skip
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        while self.skip > 0:
+            torch.rand(scores.shape, generator=self.generator)
+            self.skip -= 1
         uniform = torch.rand(scores.shape, generator=self.generator).clamp_(1e-20, 1 - 1e-7)
         return scores - (-uniform.log()).log().to(scores.device, scores.dtype)
 
@@ -292,6 +297,7 @@ def stream(
     prompt: str,
     *,
     memory: MemoryBank | None,
+    written: Sequence[int] = (),
     before: tuple[int, int] | None = None,
     max_new_tokens: int = 64,
     temperature: float = 1.0,
@@ -306,6 +312,7 @@ def stream(
 
     Args:
         memory: the bank to retrieve from, or None for an empty memory.
+        written: tokens that stand after the prompt and were written before: the run is taken up behind them.
         before: (document, token): retrieve of this document only what ends there.
         temperature: at least 0.01; smaller is bolder. top_p: above 0, at most 1.
         seed: of the sampling noise; runs with one seed share it.
@@ -324,9 +331,10 @@ def stream(
         processors.append(TemperatureLogitsWarper(float(temperature)))
         if top_p < 1:
             processors.append(TopPLogitsWarper(float(top_p)))
-        processors.append(GumbelNoise(seed))
+        processors.append(GumbelNoise(seed, skip=len(written)))
     switches = {"exclude": exclude, "silence": silence}
-    generation = Generation(model, _prompt_ids(model, prompt), memory=memory, before=before, stop=stop, **switches)
+    prompt_ids = _prompt_ids(model, prompt) + list(written)
+    generation = Generation(model, prompt_ids, memory=memory, before=before, stop=stop, **switches)
     return generation.start(max_new_tokens=max_new_tokens, do_sample=False, logits_processor=processors)
 
 

@@ -207,21 +207,36 @@ class MemoryBank:
         Returned tensors are on the queries' device.
         """
         index = self._layer_index(layer)
+        scores_BGRTC, slots_BGRTC = self._top(index, queries_BHTD, n_chunks, self._allowed(before, exclude))
+        retrieval = self._gather(index, slots_BGRTC, scores_BGRTC)
+        return Retrieval(*(part.flatten(1, 2).to(queries_BHTD.device) for part in retrieval))
+
+    @torch.no_grad()
+    def scores(self, layer: int, queries_BHTD: torch.Tensor) -> torch.Tensor:
+        """The score of every chunk, retrieved or not, in the order of `chunks()`: fp32 [B, H, T, C], on the CPU."""
+        scores_BGRTC, slots_BGRTC = self._top(self._layer_index(layer), queries_BHTD, max(1, self.n_chunks), None)
+        if self.is_empty:
+            return scores_BGRTC[..., :0].flatten(1, 2).cpu()
+        by_slot_BGRTC = torch.empty_like(scores_BGRTC).scatter_(-1, slots_BGRTC, scores_BGRTC).cpu()
+        return by_slot_BGRTC[..., torch.from_numpy(self._ring.oldest_first())].flatten(1, 2)
+
+    def _top(
+        self, index: int, queries_BHTD: torch.Tensor, n_chunks: int, allowed_C: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores and slots of the best chunks, with the heads as [kv_heads, query heads of each]."""
         B, H, T, D = self._query_shape(queries_BHTD)
         queries_GQD = queries_BHTD.unflatten(1, (self.kv_heads, -1)).transpose(0, 1).reshape(self.kv_heads, -1, D)
         keys_GND, chunk_size = self._ring.searched(index)
-        scores_GQC, slots_GQC = top_chunks(
+        found = top_chunks(
             queries_GQD.to(self.device),
             keys_GND,
             n_chunks=n_chunks,
             chunk_size=chunk_size,
-            allowed_C=self._allowed(before, exclude),
+            allowed_C=allowed_C,
             backend=self.backend,
         )
         groups = (self.kv_heads, B, H // self.kv_heads, T, n_chunks)
-        slots_BGRTC = slots_GQC.view(groups).transpose(0, 1)
-        retrieval = self._gather(index, slots_BGRTC, scores_GQC.view(groups).transpose(0, 1))
-        return Retrieval(*(part.flatten(1, 2).to(queries_BHTD.device) for part in retrieval))
+        return tuple(part.view(groups).transpose(0, 1) for part in found)
 
     def _gather(self, index: int, slots_BGRTC: torch.Tensor, scores_BGRTC: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The fields of a Retrieval, with the heads still as [kv_heads, query heads of each]."""

@@ -1,14 +1,17 @@
 """Score a given text, or only look things up for it: what each token retrieved, and what memory did to it."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from longmem.errors import LongMemError
 from longmem.generation import PassageFinder, RunningText
 from longmem.memory_bank import MemoryBank
 from longmem.model import LongMemForCausalLM
+from longmem.retrieval import Retrieval
 from longmem.trace import RetrievalTrace, TraceRecorder, collect_passages, join_blocks, token_logprobs
 
 
@@ -32,7 +35,6 @@ def continuation_point(
     return record.text[int(starts[first_token]) : character], (document, first_token)
 
 
-@torch.no_grad()
 def score(
     model: LongMemForCausalLM,
     text: str,
@@ -51,10 +53,27 @@ def score(
         before, exclude, silence: as in `stream`.
     """
     before_ids = _token_ids(model, context) if context else []
-    ids = before_ids + _token_ids(model, text)
-    first = max(1, len(before_ids))
-    if len(ids) <= first:
-        raise LongMemError(f"text is {text!r}; it must hold at least {2 if not before_ids else 1} tokens to be scored.")
+    ids = _token_ids(model, text)
+    least = 1 if before_ids else 2
+    if len(ids) < least:
+        raise LongMemError(f"text is {text!r}; it must hold at least {least} tokens to be scored.")
+    options = {"memory": memory, "before": before, "exclude": exclude, "silence": silence}
+    return score_tokens(model, before_ids + ids, first=max(1, len(before_ids)), **options)
+
+
+@torch.no_grad()
+def score_tokens(
+    model: LongMemForCausalLM,
+    ids: Sequence[int],
+    *,
+    first: int,
+    memory: MemoryBank | None,
+    before: tuple[int, int] | None = None,
+    exclude: Collection[int] = (),
+    silence: Collection[tuple[int, int | None]] = (),
+) -> RetrievalTrace:
+    """As `score`, of the tokens from `first` on, which is at least 1."""
+    ids = list(ids)
     ids_BT = torch.tensor([ids[:-1]], device=model.device)
     wanted = ids[first:]
     recorder = TraceRecorder()
@@ -88,6 +107,41 @@ def look_up(
     model(ids_BT, memory=memory, recorder=recorder, exclude=exclude, silence=silence, use_cache=True)
     unknown = [math.nan] * len(ids)
     return _trace(model, recorder, memory, ids, 0, unknown, unknown)
+
+
+@torch.no_grad()
+def chunk_scores(
+    model: LongMemForCausalLM,
+    ids: Sequence[int],
+    *,
+    memory: MemoryBank,
+    before: tuple[int, int] | None = None,
+    silence: Collection[tuple[int, int | None]] = (),
+) -> dict[int, np.ndarray]:
+    """By memory layer, how well every chunk of the bank answers the query at the last of these tokens: fp32 [H, C].
+
+    In the order of `memory.chunks()`; what may not be retrieved has a score too.
+    """
+    watched = _WatchedBank(memory)
+    ids_BT = torch.tensor([list(ids)], device=model.device)
+    options = {"before": before, "silence": silence, "use_cache": True, "logits_to_keep": 1}
+    model(ids_BT, memory=watched, **options)
+    return {layer: memory.scores(layer, q_BH1D)[0, :, 0].numpy() for layer, q_BH1D in watched.queries.items()}
+
+
+class _WatchedBank:
+    """A bank that remembers the last query of each layer."""
+
+    def __init__(self, bank: MemoryBank) -> None:
+        self._bank = bank
+        self.queries: dict[int, Tensor] = {}
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._bank, name)
+
+    def search(self, layer: int, queries_BHTD: Tensor, **options: object) -> Retrieval:
+        self.queries[layer] = queries_BHTD[:, :, -1:]
+        return self._bank.search(layer, queries_BHTD, **options)
 
 
 def _trace(

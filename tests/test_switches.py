@@ -2,13 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from longmem.documents import Document
 from longmem.errors import BankMismatchError, LongMemError
 from longmem.generation import stream
-from longmem.scoring import look_up, score
+from longmem.scoring import chunk_scores, look_up, score
 
 STORY = "The lighthouse keeper wrote the name of every ship in a long ledger. In the morning the ship returned. " * 6
 TEXT = "The keeper read the ledger again, and the ship was not in it."
@@ -109,3 +110,32 @@ def test_a_bank_that_is_made_smaller_keeps_its_newest_chunks(tiny_model, bank):
     assert [record.name for record in bank.documents.values()] == ["second"]
     with pytest.raises(LongMemError, match="capacity is 3"):
         bank.resize(3)
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_a_run_taken_up_in_the_middle_goes_on_as_it_did(tiny_model, bank, greedy):
+    options = {"memory": bank, "greedy": greedy, "temperature": 0.9, "seed": 4}
+    whole = list(stream(tiny_model, "The ship", max_new_tokens=40, **options))
+    written = [token.token_id for token in whole[:25]]
+    rest = list(stream(tiny_model, "The ship", written=written, max_new_tokens=15, **options))
+    assert [token.token_id for token in rest] == [token.token_id for token in whole[25:]]
+    assert [t.logprob for t in rest] == pytest.approx([t.logprob for t in whole[25:]], abs=1e-4)
+
+
+def test_every_chunk_has_a_score_and_the_retrieved_ones_have_the_best(tiny_model, bank):
+    bank.resize(100)  # the ring has wrapped around
+    tiny_model.remember(Document.from_text("more", STORY[:150]), memory=bank)
+    ids = tiny_model.tokenizer(TEXT)["input_ids"]
+    rows = look_up(tiny_model, TEXT, memory=bank).to_frame()
+    place = {chunk.id: i for i, chunk in enumerate(bank.chunks())}
+    for layer, scores_HC in chunk_scores(tiny_model, ids, memory=bank).items():
+        assert scores_HC.shape == (4, bank.n_chunks)
+        for head in range(4):
+            found = rows[(rows.step == len(ids) - 1) & (rows.layer == layer) & (rows["head"] == head)]
+            best = np.argsort(-scores_HC[head], kind="stable")[: len(found)]
+            assert {place[c] for c in found.chunk} == set(best.tolist())
+            assert scores_HC[head][[place[c] for c in found.chunk]] == pytest.approx(found.score.to_numpy(), rel=1e-4)
+
+
+def test_an_empty_bank_has_no_scores(tiny_model):
+    assert chunk_scores(tiny_model, [5, 6], memory=tiny_model.new_bank()) == {}
