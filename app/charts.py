@@ -169,6 +169,142 @@ def effect_strip(tokens: pd.DataFrame) -> Figure:
     return figure
 
 
+def layer_head_grid(gates: pd.DataFrame, *, step: int | None = None) -> Figure:
+    """Heatmap: memory layers down, query heads across, the weight of memory in each (its gate) in %.
+
+    Of one token, or the mean over all. A cell's customdata is its layer and head.
+    """
+    rows = gates if step is None else gates[gates.step == step]
+    if rows.empty:
+        return empty_figure("No gates here: memory is empty or switched off.")
+    means = rows.pivot_table(index="layer", columns="head", values="gate", aggfunc="mean")
+    layers, heads = list(means.index), list(means.columns)
+    figure = Figure(
+        go.Heatmap(
+            x=heads,
+            y=np.arange(len(layers)),
+            z=100 * means.to_numpy(),
+            zmin=0,
+            zmax=100,
+            customdata=np.stack(np.meshgrid(layers, heads, indexing="ij"), axis=-1),
+            text=np.round(100 * means.to_numpy()).astype(int),
+            texttemplate="%{text} %",
+            colorscale=theme.weight_scale(theme.WITH_MEMORY),
+            showscale=False,
+            xgap=3,
+            ygap=3,
+            hovertemplate="layer %{customdata[0]}, head %{customdata[1]}<br>%{z:.1f} % from memory<extra></extra>",
+        ),
+        layout=theme.figure_layout(130 + 44 * len(layers)),
+    )
+    which = "mean over all tokens" if step is None else f"token {step}"
+    _title(figure, f"How much of each head is memory · {which}", "click a head to follow it in Ranking and Scores")
+    figure.update_xaxes(title_text="query head", tickvals=heads, ticktext=[str(head) for head in heads])
+    figure.update_yaxes(
+        tickvals=list(range(len(layers))), ticktext=[f"layer {x}" for x in layers], range=[len(layers) - 0.5, -0.5]
+    )
+    return figure
+
+
+def chunk_ranking(
+    trace: pd.DataFrame, chunks: pd.DataFrame, *, step: int, layer: int, head: int | None = None
+) -> Figure:
+    """Scatter of one token and layer: score of a retrieved chunk across, its weight in % up; the best are numbered.
+
+    Of one head, or, without, of every head that retrieved the chunk.
+    """
+    rows = trace[(trace.step == step) & (trace.layer == layer)]
+    rows = rows if head is None else rows[rows["head"] == head]
+    located = locate(rows, chunks).sort_values("weight", ascending=False)
+    who = f"layer {layer}" if head is None else f"head {layer}·{head}"
+    if located.empty:
+        return empty_figure(f"The {who} retrieved nothing for token {step}.")
+    located = located.assign(place=np.arange(1, len(located) + 1))
+    figure = Figure(layout=theme.figure_layout(300))
+    for document, group in located.groupby("document_id"):
+        figure.add_trace(_ranked_points(document, group))
+    _title(
+        figure,
+        f"Score against weight · {who} · token {step}",
+        "score is what the search proposed, weight what was used",
+    )
+    figure.update_xaxes(title_text="score (inner product of query and best key)")
+    figure.update_yaxes(title_text="weight (% of a head's output)", rangemode="tozero")
+    return figure
+
+
+def _ranked_points(document: int, rows: pd.DataFrame) -> go.Scatter:
+    return go.Scatter(
+        x=rows.score,
+        y=100 * rows.weight,
+        mode="markers+text",
+        text=[f"#{chunk}" if place <= 5 else "" for chunk, place in zip(rows.chunk, rows.place, strict=True)],
+        textposition="top center",
+        name=_visible(rows.document.iloc[0]),
+        marker={"color": theme.document_colour(document), "size": 9, "opacity": 0.7},
+        customdata=np.column_stack([rows.chunk, rows["head"], rows["rank"]]),
+        hovertext=[
+            f"{_visible(name)}<br>«{_visible(words)}»" for name, words in zip(rows.document, rows.text, strict=True)
+        ],
+        hovertemplate="#%{customdata[0]}, head %{customdata[1]}, rank %{customdata[2]} of the search"
+        "<br>score %{x:.2f}, weight %{y:.2f} %<br>%{hovertext}<extra></extra>",
+    )
+
+
+def score_histogram(scores: pd.DataFrame, *, step: int, layer: int, head: int) -> Figure:
+    """Histogram of the scores of all chunks for one query: retrieved and not. `scores`: `chunk, score, retrieved`.
+
+    Counts are on a logarithmic axis, since few of many thousand are retrieved.
+    """
+    figure = Figure(layout=theme.figure_layout(280))
+    edges = np.histogram_bin_edges(scores.score, bins=60)
+    for found, name, colour in ((False, "not retrieved", theme.WITHOUT_MEMORY), (True, "retrieved", theme.WITH_MEMORY)):
+        counts, _ = np.histogram(scores.score[scores.retrieved == found], bins=edges)
+        figure.add_trace(
+            go.Bar(
+                x=(edges[:-1] + edges[1:]) / 2,
+                y=counts,
+                width=np.diff(edges),
+                name=name,
+                marker_color=colour,
+                hovertemplate="%{y:,} chunks " + name + "<br>with a score around %{x:.2f}<extra></extra>",
+            )
+        )
+    title = f"Scores of all {len(scores):,} chunks · head {layer}·{head} · token {step}"
+    _title(figure, title, f"amber: the {int(scores.retrieved.sum())} retrieved · grey: all others")
+    figure.update_layout(barmode="stack", bargap=0)
+    figure.update_xaxes(title_text="score")
+    figure.update_yaxes(title_text="chunks (logarithmic)", type="log")
+    return figure
+
+
+def running_perplexity(tokens: pd.DataFrame) -> Figure:
+    """Lines: perplexity of all tokens so far, with memory and with an empty one."""
+    if tokens.empty or tokens.logprob.isna().any():
+        return empty_figure("Nothing was predicted here: score a text to see its perplexity grow.")
+    figure = Figure(layout=theme.figure_layout(280))
+    count = np.arange(1, len(tokens) + 1)
+    lines = (
+        ("logprob_empty", "empty memory", theme.WITHOUT_MEMORY, "dash"),
+        ("logprob", "with memory", theme.WITH_MEMORY, "solid"),
+    )
+    for column, name, colour, dash in lines:
+        figure.add_trace(
+            go.Scatter(
+                x=tokens.step,
+                y=np.exp(-tokens[column].cumsum() / count),
+                mode="lines",
+                name=name,
+                line={"color": colour, "width": 2, "dash": dash},
+                hovertemplate=f"first %{{x}} tokens<br>perplexity {name} %{{y:.1f}}<extra></extra>",
+            )
+        )
+    _title(figure, "Perplexity of the text so far", "amber: with memory · grey, dashed: with an empty memory")
+    figure.update_xaxes(title_text="token", **_token_ticks(tokens))
+    figure.update_yaxes(title_text="perplexity", rangemode="tozero")
+    return figure
+
+
 def _heaviest_per_group(located: pd.DataFrame, keys: list[str], weight: str) -> pd.DataFrame:
     """Sum `weight` per group; keep name, number of chunks and, of the group's heaviest chunk, its id and text."""
     per_chunk = located.groupby([*dict.fromkeys([*keys, "chunk"])], as_index=False).agg(

@@ -36,7 +36,13 @@ class GenerateTab:
 
 def build_generate_tab() -> GenerateTab:
     """Lay out the tab; must run inside its `gr.Tab`."""
-    origin = gr.Radio([FROM_PROMPT, FROM_DOCUMENT], value=FROM_PROMPT, label="Continue from", elem_id="lm-origin")
+    origin = gr.Radio(
+        [FROM_PROMPT, FROM_DOCUMENT],
+        value=FROM_PROMPT,
+        label="Continue from",
+        elem_id="lm-origin",
+        elem_classes="lm-choice",
+    )
     with gr.Column(elem_classes="lm-part") as prompt_part:
         prompt = gr.Textbox(OPENING_PROMPT, label="Prompt", lines=2, max_lines=8, elem_id="lm-prompt")
         with gr.Row(elem_classes="lm-try"):
@@ -62,7 +68,7 @@ def build_generate_tab() -> GenerateTab:
     with gr.Row(elem_classes="lm-actions"):
         generate = gr.Button("Generate", variant="primary", elem_id="lm-generate", scale=2, min_width=120)
         stop = gr.Button("Stop", elem_id="lm-stop", interactive=False, scale=1, min_width=80)
-        status = gr.HTML(elem_id="lm-run-status", min_height=34)
+        status = gr.HTML(elem_id="lm-run-status", elem_classes="lm-status", min_height=34)
     with gr.Row(elem_classes="lm-outputs"):
         with gr.Column(min_width=240, elem_classes="lm-side lm-side-with"):
             gr.HTML("<h3>With memory</h3>")

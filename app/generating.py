@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import exp
 
@@ -10,6 +10,7 @@ from app import inspection, markup
 from app.markup import TokenMark
 from app.session import OWN_TEXT, Recipe, Run, Session, Source, memory_map, with_own_text
 from app.settings import Place, Settings
+from app.switches import Switches
 from app.writing import Writing, write
 from longmem.errors import LongMemError
 from longmem.generation import GeneratedToken, stream
@@ -36,8 +37,8 @@ class RunView:
 class Pair:
     """The tokens of both texts so far, and how fast they come."""
 
-    def __init__(self, prompt: str, n_wanted: int):
-        self.prompt = prompt
+    def __init__(self, prompt: str, n_wanted: int, run: int):
+        self.prompt, self.run = prompt, run
         self.n_wanted = n_wanted
         self.remembered: list[GeneratedToken] = []
         self.plain: list[GeneratedToken] = []
@@ -62,12 +63,15 @@ class Pair:
         }
         running = not ended
         return RunView(
-            markup.token_panel(self.prompt, marks(self.remembered, self.plain), panel="with", running=running),
-            markup.token_panel(self.prompt, marks(self.plain, self.remembered), panel="plain", running=running),
+            self._panel(self.remembered, self.plain, "with", running),
+            self._panel(self.plain, self.remembered, "plain", running),
             status=markup.note(f"{words[ended]}: {speed}", ended or "info"),
             payload=payload,
             busy=running,
         )
+
+    def _panel(self, tokens: list[GeneratedToken], others: list[GeneratedToken], panel: str, running: bool) -> str:
+        return markup.token_panel(self.prompt, marks(tokens, others), panel=panel, run=self.run, running=running)
 
 
 def generate_pair(
@@ -90,7 +94,7 @@ def generate_pair(
         prompt, before = continuation_point(model, session.bank, place.document, at)
     else:
         raise LongMemError("The document to continue is not in memory: choose one that is.")
-    pair = Pair(prompt, settings.max_new_tokens)
+    pair = Pair(prompt, settings.max_new_tokens, next_run(session))
     yield pair.view()
     remembered = begin(model, prompt, settings, session.bank, before, silence=silence)
     plain = begin(model, prompt, settings, None)
@@ -107,7 +111,7 @@ def generate_pair(
         pair.remembered += remembered.end()
         plain.end()
     if pair.remembered:
-        recipe = Recipe("generated", prompt, before, settings, session.bank.version)
+        recipe = Recipe("generated", prompt, before, settings, tuple(silence), session.bank.version)
         payload = keep(session, recipe, remembered.generation.trace, remembered.generation.running.text)
         yield pair.view(ended, payload)
 
@@ -119,17 +123,24 @@ def begin(
     bank: MemoryBank | None,
     before: tuple[int, int] | None = None,
     *,
+    written: Sequence[int] = (),
+    exclude: Collection[int] = (),
     silence: Collection[tuple[int, int | None]] = (),
 ) -> Writing:
-    """Begin one text. It gets a stop event of its own: a generation sets its event when it ends."""
+    """Begin one text, or take it up behind the tokens `written`.
+
+    It gets a stop event of its own: a generation sets its event when it ends.
+    """
     stop = threading.Event()
     generation = stream(
         model,
         prompt,
         memory=bank,
+        written=written,
         before=before,
+        exclude=exclude,
         silence=silence,
-        max_new_tokens=int(settings.max_new_tokens),
+        max_new_tokens=max(1, int(settings.max_new_tokens) - len(written)),
         temperature=settings.temperature or 1.0,
         top_p=settings.top_p,
         greedy=settings.temperature == 0,
@@ -147,7 +158,7 @@ def keep(session: Session, recipe: Recipe, trace: RetrievalTrace, own_text: str)
     frame = trace.to_frame()
     sources = {i: Source(record.name, record.text) for i, record in session.bank.documents.items()}
     session.run = Run(
-        number=session.run.number + 1 if session.run else 1,
+        number=next_run(session),
         recipe=recipe,
         tokens=trace.tokens_frame(),
         trace=frame,
@@ -157,8 +168,13 @@ def keep(session: Session, recipe: Recipe, trace: RetrievalTrace, own_text: str)
         sources={**sources, OWN_TEXT: Source("this text", own_text)},
     )
     payload = inspection.describe(session.run)
-    session.chosen = (payload["focus"], payload["layer"])
+    session.chosen, session.head, session.switches = (payload["focus"], payload["layer"]), None, Switches()
     return payload
+
+
+def next_run(session: Session) -> int:
+    """The number of the run that is being made."""
+    return session.run.number + 1 if session.run else 1
 
 
 def marks(tokens: list[GeneratedToken], others: list[GeneratedToken]) -> list[TokenMark]:

@@ -6,6 +6,7 @@ the page puts them in as text, never as HTML.
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,7 @@ def describe(run: Run) -> dict:
     heaviest = {layer: max((p["weight"] for p in passages.get((focus, layer), [])), default=0.0) for layer in layers}
     return {
         "run": run.number,
+        "kind": run.recipe.kind,
         "focus": focus,
         "layer": max(heaviest, key=heaviest.get, default=None),
         "layers": layers,
@@ -58,6 +60,8 @@ def focus_step(tokens: pd.DataFrame) -> int | None:
     """The token to point out: the first that memory decided, else the one it changed most; None without tokens."""
     if tokens.empty:
         return None
+    if tokens.effect.isna().all():  # nothing was predicted: the last query is what a reader asks about
+        return int(tokens.step.iloc[-1])
     decided = tokens[tokens.effect >= DECIDED_NATS]
     row = decided.iloc[0] if len(decided) else tokens.loc[tokens.effect.abs().idxmax()]
     return int(row.step)
@@ -119,11 +123,20 @@ def chunk_in_place(run: Run, chunk: int, context: int = 420) -> dict | None:
     }
 
 
+def passages_of(run: Run, step: int) -> dict[int, list[dict]]:
+    """The passages of one token by layer, as `describe` gives them."""
+    one = replace(run, trace=run.trace[run.trace.step == step])
+    return {layer: rows for (_, layer), rows in _passages(one).items()}
+
+
 def _document(document: int, source: Source) -> dict:
     return {"name": source.name, "colour": theme.document_colour(document)}
 
 
 def _step(token) -> dict:
+    if math.isnan(token.effect):
+        words = "Nothing was predicted here: this is what the query at this token finds in memory."
+        return {"step": int(token.step), "token": token.token, "effect": None, "tone": "", "sentence": words}
     return {
         "step": int(token.step),
         "token": token.token,
@@ -139,7 +152,7 @@ def _passages(run: Run) -> dict[tuple[int, int], list[dict]]:
     """(step, layer) -> its heaviest chunks as passages of their documents, heaviest passage first."""
     if run.trace.empty:
         return {}
-    heads = run.trace.groupby("layer")["head"].nunique()
+    heads = run.gates.groupby("layer")["head"].nunique()
     located = run.trace.merge(run.chunks[["chunk", "document_id"]], on="chunk")
     merged = located.groupby(["step", "layer", "chunk"], as_index=False).agg(
         weight=("weight", "sum"),

@@ -1,4 +1,4 @@
-"""The inspector: the chosen token's passages per layer, the charts of the run, and the chunk chosen in a chart."""
+"""The inspector: the chosen token's passages per layer, what-ifs, the charts of the run, and the chosen chunk."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,14 +6,28 @@ from pathlib import Path
 
 import gradio as gr
 
-from app import markup
+from app import figure_tables, markup
 from app.charts import Figure
-from app.handlers import CHARTS, Studio
+from app.handlers import CHARTS, Studio, WhatIfView
 
 SCRIPT = Path(__file__).parent.parent / "assets" / "studio.js"
-TITLES = {"layers": "Map", "timeline": "Timeline", "heads": "Heads", "gates": "Gates", "effects": "Effect"}
-FOLLOWING = ("layers", "heads", "gates")  # charts that follow the chosen token
+TITLES = {
+    "layers": "Map",
+    "timeline": "Timeline",
+    "grid": "Grid",
+    "heads": "Heads",
+    "ranking": "Ranking",
+    "scores": "Scores",
+    "gates": "Gates",
+    "effects": "Effect",
+    "running": "Perplexity",
+}
+FOLLOWING = ("layers", "grid", "heads", "ranking", "scores", "gates")  # charts that follow the chosen token
 THIS_TOKEN, WHOLE_RUN = "this token", "all tokens"
+# What was measured reaches the inspector's own script as an event of the page.
+MEASURED_SCRIPT = """
+watch('value', () => document.dispatchEvent(new CustomEvent('lm-measured', { detail: props.value })));
+"""
 
 
 @dataclass(frozen=True)
@@ -21,9 +35,15 @@ class InspectorPanel:
     """Components of the inspector; `details` holds the run's data and the choice made on the page."""
 
     details: gr.HTML
+    measured: gr.HTML
+    bar: gr.HTML
+    again: gr.Button
+    all_on: gr.Button
+    result: gr.HTML
     scope: gr.Radio
     tabs: dict[str, gr.Tab]
     plots: dict[str, gr.Plot]
+    tables: dict[str, gr.HTML]
     chunk: gr.HTML
 
 
@@ -35,51 +55,109 @@ def build_inspector_panel() -> InspectorPanel:
         js_on_load=SCRIPT.read_text(encoding="utf-8"),
         elem_id="lm-inspector",
     )
-    tabs, plots = {}, {}
+    measured = gr.HTML(None, html_template="<div></div>", js_on_load=MEASURED_SCRIPT, elem_id="lm-measured")
+    with gr.Column(elem_classes="lm-whatif-part", elem_id="lm-whatif"):
+        bar = gr.HTML(markup.switch_bar("", None), elem_id="lm-switches")
+        with gr.Row(elem_classes="lm-tight"):
+            again = gr.Button("Run again from this token", size="sm", elem_id="lm-again", min_width=120)
+            all_on = gr.Button("Everything on", size="sm", elem_id="lm-all-on", min_width=90)
+        result = gr.HTML(elem_id="lm-whatif-result")
+    tabs, plots, tables = {}, {}, {}
     with gr.Column(elem_classes="lm-charts"):
-        scope = gr.Radio([THIS_TOKEN, WHOLE_RUN], value=THIS_TOKEN, label="Map and gates show", elem_id="lm-scope")
-        with gr.Tabs():
+        scope = gr.Radio(
+            [THIS_TOKEN, WHOLE_RUN], value=THIS_TOKEN, label="Map, grid and gates show", elem_id="lm-scope",
+            elem_classes="lm-choice",
+        )  # fmt: skip
+        with gr.Tabs(elem_id="lm-chart-tabs"):
             for name in CHARTS:
-                with gr.Tab(TITLES[name]) as tabs[name]:
-                    plots[name] = gr.Plot(show_label=False, elem_id=f"lm-{name}", elem_classes="lm-chart")
+                with gr.Tab(TITLES[name], id=name) as tabs[name]:
+                    plots[name] = gr.Plot(
+                        show_label=False, elem_id=f"lm-{name}", elem_classes="lm-chart", buttons=["fullscreen"]
+                    )
+                    tables[name] = gr.HTML(elem_id=f"lm-{name}-table")
         chunk = gr.HTML(markup.chunk_card(None), elem_id="lm-chunk")
-    return InspectorPanel(details, scope, tabs, plots, chunk)
+    return InspectorPanel(details, measured, bar, again, all_on, result, scope, tabs, plots, tables, chunk)
 
 
 def wire_inspector_panel(
-    demo: gr.Blocks, studio: Studio, panel: InspectorPanel, run_ends: Sequence[gr.events.Dependency]
+    demo: gr.Blocks, studio: Studio, panel: InspectorPanel, notice: gr.HTML, run_ends: Sequence[gr.events.Dependency]
 ) -> None:
-    """Connect the inspector: the page tells the chosen token, layer or chunk, and the chart in sight follows.
+    """Connect the inspector: the page tells the chosen token, layer, head or chunk, and the chart in sight follows.
 
     run_ends: events of all tabs after which the session has a new run, to be drawn.
     """
     private = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
     latest = {**private, "trigger_mode": "always_last"}
-    plots = list(panel.plots.values())
+    model_turn = {"concurrency_id": "model", "concurrency_limit": 1, **private, "queue": True}
+    drawn = [*panel.plots.values(), *panel.tables.values()]
 
-    def draw(name: str, scope: str, request: gr.Request) -> Figure:
-        return studio.chart(request.session_hash, name, whole_run=scope == WHOLE_RUN)
+    def draw(name: str, scope: str, request: gr.Request) -> tuple[Figure, str]:
+        figure = studio.chart(request.session_hash, name, whole_run=scope == WHOLE_RUN)
+        return figure, figure_tables.table_html(figure, f"{TITLES[name]} as a table")
 
-    def draw_all(scope: str, request: gr.Request) -> list[Figure]:
-        return [draw(name, scope, request) for name in CHARTS]
+    def draw_some(names: Sequence[str], scope: str, request: gr.Request) -> list:
+        found = {name: draw(name, scope, request) for name in names}
+        both = [found.get(name, (gr.skip(), gr.skip())) for name in CHARTS]
+        return [figure for figure, _ in both] + [table for _, table in both]
+
+    def draw_all(scope: str, request: gr.Request) -> list:
+        return draw_some(CHARTS, scope, request)
 
     def choose(scope: str, event: gr.EventData, request: gr.Request) -> list:
-        known = studio.choose(request.session_hash, event.step, event.layer)
-        in_sight = event.chart if known else None
-        return [draw(name, scope, request) if name == in_sight else gr.skip() for name in CHARTS]
+        known = studio.choose(request.session_hash, event.step, event.layer, event.head)
+        bar = studio.switch_bar(studio.store.get(request.session_hash))
+        return [*draw_some([event.chart] if known and event.chart in CHARTS else [], scope, request), bar]
 
     def show_chunk(event: gr.EventData, request: gr.Request) -> str:
         return studio.chunk(request.session_hash, event.chunk)
 
-    panel.details.select(choose, panel.scope, plots, **latest)
+    def measure(request: gr.Request) -> dict | None:
+        return studio.measure(request.session_hash)
+
     panel.details.click(show_chunk, None, panel.chunk, **latest)
-    panel.scope.change(draw_all, panel.scope, plots, **latest)
+    panel.details.select(choose, panel.scope, [*drawn, panel.bar], **latest).then(
+        measure, None, panel.measured, **model_turn
+    )
+    panel.scope.change(draw_all, panel.scope, drawn, **latest)
     for run_ended in run_ends:
-        run_ended.then(draw_all, panel.scope, plots, **private)
-    demo.load(draw_all, panel.scope, plots, **private)
+        run_ended.then(draw_all, panel.scope, drawn, **private).then(measure, None, panel.measured, **model_turn)
+    demo.load(draw_all, panel.scope, drawn, **private)
     for name in FOLLOWING:  # those that were out of sight when a token was chosen
 
-        def draw_again(scope: str, request: gr.Request, name: str = name) -> Figure:
+        def draw_again(scope: str, request: gr.Request, name: str = name) -> tuple:
             return draw(name, scope, request)
 
-        panel.tabs[name].select(draw_again, panel.scope, panel.plots[name], **latest)
+        panel.tabs[name].select(draw_again, panel.scope, [panel.plots[name], panel.tables[name]], **latest)
+    _wire_what_if(studio, panel, notice, run_ends, private, model_turn)
+
+
+def _wire_what_if(
+    studio: Studio,
+    panel: InspectorPanel,
+    notice: gr.HTML,
+    run_ends: Sequence[gr.events.Dependency],
+    private: dict,
+    model_turn: dict,
+) -> None:
+    """The bar of what is off, and the comparison."""
+    outputs = [panel.bar, panel.result, notice, panel.again]
+
+    def shown(view: WhatIfView) -> tuple:
+        result = gr.skip() if view.result is None else view.result
+        return view.bar, result, view.notice, gr.update(interactive=not view.busy)
+
+    def toggle(event: gr.EventData, request: gr.Request) -> tuple:
+        return shown(studio.toggle(request.session_hash, event.kind, event.values))
+
+    def all_on(request: gr.Request) -> tuple:
+        return shown(studio.all_on(request.session_hash))
+
+    def again(request: gr.Request):
+        for view in studio.run_again(request.session_hash):
+            yield shown(view)
+
+    panel.details.apply(toggle, None, outputs, **private)
+    panel.all_on.click(all_on, None, outputs, **private)
+    panel.again.click(again, None, outputs, **model_turn)
+    for run_ended in run_ends:
+        run_ended.then(all_on, None, outputs, **private)

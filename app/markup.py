@@ -37,27 +37,28 @@ class MemoryLine:
     n_chunks: int
 
 
-def token_panel(prompt: str, tokens: Iterable[TokenMark], *, panel: str, running: bool = False) -> str:
-    """The prompt and the generated tokens of one side; `panel` is `with` (tinted by effect) or `plain`."""
+def token_panel(prompt: str, tokens: Iterable[TokenMark], *, panel: str, run: int, running: bool = False) -> str:
+    """The prompt and the tokens of one run; `panel` is `with` (tinted by effect), `plain` or `found` (no tint)."""
     marks = "".join(_token(token, panel) for token in tokens)
     caret = '<span class="lm-caret" aria-hidden="true"></span>' if running else ""
     tail = prompt if len(prompt) <= SHOWN_PROMPT else "…" + prompt[-SHOWN_PROMPT:]
-    label = "Text written with memory. Arrow keys move between tokens." if panel == "with" else "Text without memory."
+    label = "Text without memory." if panel == "plain" else "Text with memory. Arrow keys move between tokens."
     return (
-        f'<div class="lm-panel" data-panel="{panel}" tabindex="0" role="group" aria-label="{label}">'
+        f'<div class="lm-panel" data-panel="{panel}" data-run="{run}" tabindex="0" role="group" aria-label="{label}">'
         f'<span class="lm-prompt">{escape(tail)}</span>{marks}{caret}</div>'
     )
 
 
 def _token(token: TokenMark, panel: str) -> str:
-    title = f"{percent(token.p)} with an empty memory"
+    title = f"{percent(token.p)} with an empty memory" if panel == "plain" else "what the query at this token finds"
     style = ""
     if panel == "with":
         title = f"{percent(token.p)} with memory · {percent(token.p_empty)} without · {token.effect:+.2f} nats"
         style = f' style="background:{theme.effect_tint(token.effect)}"'
-    shown = escape(token.text).replace("\n", "↵<br>") or "∅"
     parting = " lm-parting" if token.parts else ""
-    return f'<span class="lm-token{parting}" data-step="{token.step}" title="{title}"{style}>{shown}</span>'
+    return (
+        f'<span class="lm-token{parting}" data-step="{token.step}" title="{title}"{style}>{visible(token.text)}</span>'
+    )
 
 
 def empty_panel(message: str, *, panel: str) -> str:
@@ -65,7 +66,7 @@ def empty_panel(message: str, *, panel: str) -> str:
     return f'<div class="lm-panel lm-empty" data-panel="{panel}"><p>{escape(message)}</p></div>'
 
 
-def effect_legend() -> str:
+def effect_legend(parting: bool = True) -> str:
     """What the tint of a token means, with numbers and in words."""
     steps = (-3, -1.5, -0.5, 0, 0.5, 1.5, 3)
     swatches = "".join(f'<i style="background:{theme.effect_tint(nats)}">{nats:+g}</i>' for nats in steps)
@@ -73,8 +74,25 @@ def effect_legend() -> str:
         '<div class="lm-legend"><span>memory lowered</span>'
         f'<span class="lm-swatches" aria-hidden="true">{swatches}</span><span>raised</span>'
         "<span>the token (nats: +0.7 doubles its probability, −0.7 halves it)</span>"
-        '<span><b class="lm-parting">|</b> where the two texts part</span></div>'
+        + ('<span><b class="lm-parting">|</b> where the two texts part</span>' if parting else "")
+        + "</div>"
     )
+
+
+def switch_bar(off: str, step: int | None) -> str:
+    """What is switched off, or how to switch something off."""
+    if not off:
+        return (
+            '<p class="lm-quiet">What if? Press “off” beside a passage, a layer or a document, then run again: '
+            "you see what it was really worth.</p>"
+        )
+    place = "" if step is None else f" · runs again from token {step}"
+    return f'<p class="lm-switches"><b>Off: {escape(off)}</b>{place}</p>'
+
+
+def visible(text: str) -> str:
+    """A token's text, with line breaks that can be seen."""
+    return escape(text).replace("\n", "↵<br>") or "∅"
 
 
 def documents_list(lines: list[MemoryLine]) -> str:

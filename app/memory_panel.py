@@ -1,5 +1,6 @@
 """The sidebar: which model runs, what is in its memory, and the ways to put something there or take it out."""
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import gradio as gr
@@ -95,10 +96,10 @@ def _build_settings(studio: Studio) -> tuple[list, gr.Button]:
 
 
 def wire_memory_panel(
-    demo: gr.Blocks, studio: Studio, panel: MemoryPanel, notice: gr.HTML, documents_choice: gr.Dropdown
+    demo: gr.Blocks, studio: Studio, panel: MemoryPanel, notice: gr.HTML, documents_choices: Sequence[gr.Dropdown]
 ) -> None:
-    """Connect the sidebar; `documents_choice` elsewhere on the page follows what is in memory."""
-    outputs = [panel.documents, panel.gauge, panel.status, notice, panel.stop, documents_choice, *panel.settings]
+    """Connect the sidebar; `documents_choices` elsewhere on the page follow what is in memory."""
+    outputs = [panel.documents, panel.gauge, panel.status, notice, panel.stop, *documents_choices, *panel.settings]
     private = {"api_visibility": "private", "show_progress": "hidden"}
     queued = {**private, "concurrency_id": "model", "concurrency_limit": 1, "show_progress_on": panel.status}
 
@@ -107,7 +108,7 @@ def wire_memory_panel(
         newest = view.choices[-1][1] if view.choices else None
         choice = gr.skip() if view.busy else gr.update(choices=view.choices, value=newest)
         values = [gr.skip() if view.busy else value for value in astuple(view.settings)]
-        return view.documents, view.gauge, view.status, view.notice, stop, choice, *values
+        return view.documents, view.gauge, view.status, view.notice, stop, *[choice] * len(documents_choices), *values
 
     def open_page(request: gr.Request):
         for view in studio.open(request.session_hash):

@@ -1,20 +1,18 @@
-"""What makes and inspects runs: generating, the chosen token, charts and chunks. Plain values in and out."""
+"""What makes runs: generating and scoring. Plain values in and out, no components."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 
-from app import charts, inspection, markup, theme
-from app.charts import Figure
+from app import markup, scored, theme
 from app.generating import RunView, generate_pair
+from app.scored import ScoreView
 from app.settings import Place, Settings
 from app.studio import StudioBase, alone, news, said
-
-CHARTS = ("layers", "timeline", "heads", "gates", "effects")
-NOTHING_YET = "Generate first: then this shows what was retrieved."
+from longmem.errors import LongMemError
 
 
 class RunHandlers(StudioBase):
-    """The Generate tab and the inspector."""
+    """The tabs Generate and Score."""
 
     def place_preview(self, key: str, place: Place | None) -> str:
         """HTML of the text around the place where a document would be continued."""
@@ -51,39 +49,21 @@ class RunHandlers(StudioBase):
         """End the generation after the token that it is at."""
         self.store.get(key).stop_generating.set()
 
-    def choose(self, key: str, step: object, layer: object) -> bool:
-        """Remember the token and layer that the page chose; False, and no change, where the last run has no such."""
+    def score(self, key: str, what: str, text: str, place: Place | None, n_tokens: float) -> ScoreView:
+        """Score a text or the next page of a document, or look a phrase up; `what` is one of the three of `scored`."""
         session = self.store.get(key)
-        run = session.run
-        known = run is not None and isinstance(step, int) and isinstance(layer, int | None)
-        if not known or step not in set(run.tokens.step) or layer not in {None, *run.gates.layer}:
-            return False
-        session.chosen = (int(step), None if layer is None else int(layer))
-        return True
-
-    def chart(self, key: str, name: str, *, whole_run: bool = False) -> Figure:
-        """One of CHARTS for the last run; `layers`, `heads` and `gates` follow the chosen token and layer.
-
-        With `whole_run` the map of layers and the gates show all tokens instead.
-        """
-        session = self.store.get(key)
-        run, (step, layer) = session.run, session.chosen
-        if run is None or step is None:
-            return charts.empty_figure(NOTHING_YET)
-        if name == "timeline":
-            return charts.steps_by_position(run.trace, run.chunks)
-        if name == "effects":
-            return charts.effect_strip(run.tokens)
-        if name == "heads":
-            last = run.gates.layer.max() if len(run.gates) else -1
-            return charts.heads_by_chunk(run.trace, run.chunks, step=step, layer=last if layer is None else layer)
-        shown = None if whole_run else step
-        if name == "gates":
-            return charts.gate_bars(run.gates, step=shown)
-        return charts.layers_by_position(run.trace, run.chunks, step=shown)
-
-    def chunk(self, key: str, chunk: object) -> str:
-        """HTML of a chunk in its place in the document, and the tokens of the last run that retrieved it."""
-        run = self.store.get(key).run
-        known = run is not None and isinstance(chunk, int)
-        return markup.chunk_card(inspection.chunk_in_place(run, chunk) if known else None)
+        notice = news(session)
+        try:
+            with alone(session):
+                model, silence = self.model_of(session), self.silent_layers(session)
+                if what == scored.SCORED:
+                    view = scored.score_text(model, session, text, silence)
+                elif what == scored.LOOKED_UP:
+                    view = scored.find(model, session, text, silence)
+                elif place is None:
+                    raise LongMemError("Choose a document that is in memory: its next page will be scored.")
+                else:
+                    view = scored.score_page(model, session, place, n_tokens, silence)
+            return replace(view, notice=notice)
+        except Exception as error:
+            return ScoreView(None, "", notice=said(error))

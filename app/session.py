@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from app.settings import MemorySettings, Settings
+from app.switches import Switches
 from longmem.errors import MemoryBudgetError
 from longmem.memory_bank import MemoryBank
 
@@ -33,13 +34,15 @@ class Recipe:
     """How a run came about, so that it can be made again with something switched off.
 
     kind: "generated", "scored" or "looked up"; prompt: what stood before the run's tokens; before: of this document
-    only what ends at this token was searched; settings: of a generation; version: of the bank that was searched.
+    only what ends at this token was searched; settings: of a generation; silence: layers and heads that were off;
+    version: of the bank that was searched.
     """
 
     kind: str
     prompt: str
     before: tuple[int, int] | None = None
     settings: Settings | None = None
+    silence: tuple[tuple[int, int | None], ...] = ()
     version: tuple[int, int, int] = (0, 0, 0)
 
 
@@ -72,6 +75,8 @@ class Session:
     stop_generating: threading.Event = field(default_factory=threading.Event)
     run: Run | None = None
     chosen: tuple[int | None, int | None] = (None, None)  # step and layer that the inspector is at
+    head: int | None = None  # and the head of that layer, or all
+    switches: Switches = Switches()  # what is off in a what-if
     settings: MemorySettings | None = None  # None: as the model says
     used: float = 0.0
     promised: int = 0  # bytes that the bank will hold once what is being read has been read

@@ -13,6 +13,7 @@ from app.handlers import Studio
 from app.inspector_panel import build_inspector_panel, wire_inspector_panel
 from app.memory_panel import FILE_TYPES, build_memory_panel, wire_memory_panel
 from app.reading import SAMPLES, SampleShelf
+from app.score_tab import build_score_tab, wire_score_tab
 from app.session import GIB, SessionStore
 from app.settings import Settings
 from longmem.errors import LongMemError
@@ -41,11 +42,14 @@ def build(
             with gr.Column(scale=11, min_width=320, elem_id="lm-work"), gr.Tabs(elem_id="lm-tabs"):
                 with gr.Tab("Generate", id="generate"):
                     tab = build_generate_tab()
+                with gr.Tab("Score", id="score"):
+                    score_tab = build_score_tab()
             with gr.Column(scale=9, min_width=320, elem_id="lm-look"):
                 inspector = build_inspector_panel()
-        wire_memory_panel(demo, studio, memory, notice, tab.document)
+        wire_memory_panel(demo, studio, memory, notice, [tab.document, score_tab.document])
         run_ended = wire_generate_tab(studio, tab, notice, inspector.details)
-        wire_inspector_panel(demo, studio, inspector, [run_ended])
+        score_ended = wire_score_tab(studio, score_tab, notice, inspector.details)
+        wire_inspector_panel(demo, studio, inspector, notice, [run_ended, score_ended])
 
         def leave(request: gr.Request) -> None:
             studio.leave(request.session_hash)

@@ -2,10 +2,10 @@
 // server which token, layer or chunk was chosen. Runs as js_on_load of a gr.HTML, which gives
 // `element, props, trigger, watch`. All text enters the page as text nodes, never as HTML.
 
-const state = { step: null, layer: null, locked: false };
+const state = { step: null, layer: null, head: null, locked: false, measured: null };
 const reduceMotion = matchMedia("(prefers-reduced-motion: reduce)").matches;
 const chosenStyle = document.head.appendChild(document.createElement("style"));
-const FOLLOWING = ["layers", "heads", "gates"]; // charts that follow the chosen token
+const FOLLOWING = ["layers", "grid", "heads", "ranking", "scores", "gates"]; // charts that follow the chosen token
 let timer = null;
 let told = 0;
 
@@ -36,7 +36,9 @@ function pendingState(token) {
   return make("div", { class: "lm-inspector-empty" },
     make("h2", {}, `token ${token.dataset.step} «${visible(token.textContent)}»`),
     make("p", {}, token.title),
-    make("p", { class: "lm-quiet" }, "What it looked up is shown as soon as the text has ended or is stopped."));
+    make("p", { class: "lm-quiet" }, document.querySelector(".lm-panel .lm-caret")
+      ? "What it looked up is shown as soon as the text has ended or is stopped."
+      : "This text is of an earlier run: the inspector shows the last one. Make it again to inspect it."));
 }
 
 function header(item) {
@@ -53,10 +55,17 @@ function header(item) {
       lock));
 }
 
+function off(label, kind, values, title) {
+  return make("button", {
+    type: "button", class: "lm-off", title, "aria-label": title, onclick: () => trigger("apply", { kind, values }),
+  }, label);
+}
+
 function numbers(item) {
+  const predicted = item.effect !== null;
   return make("div", { class: "lm-numbers" },
     make("p", { class: `lm-sentence ${item.tone}` }, item.sentence),
-    make("p", { class: "lm-quiet" }, `p ${item.p} with memory · ${item.p_empty} without · effect ${item.effect >= 0 ? "+" : "−"}${Math.abs(item.effect).toFixed(2)} nats`));
+    !predicted ? null : make("p", { class: "lm-quiet" }, `p ${item.p} with memory · ${item.p_empty} without · effect ${item.effect >= 0 ? "+" : "−"}${Math.abs(item.effect).toFixed(2)} nats`));
 }
 
 function layerTabs(item) {
@@ -65,10 +74,31 @@ function layerTabs(item) {
     tabindex: entry.layer === state.layer ? "0" : "-1", onclick: () => choose(state.step, entry.layer, true),
   }, `layer ${entry.layer}`, make("span", { class: "lm-gate", "aria-hidden": "true" }, make("i", { style: { width: `${100 * entry.gate}%` } })),
   make("small", {}, `gate ${percent(entry.gate)}`)));
-  return make("div", { class: "lm-layers", role: "tablist", "aria-label": "Memory layers" }, ...tabs);
+  return make("div", {},
+    make("div", { class: "lm-layers", role: "tablist", "aria-label": "Memory layers" }, ...tabs), switches());
 }
 
-function passage(entry) {
+function switches() {
+  if (state.layer === null || run().kind === "looked up") return null;
+  const head = state.head === null ? null
+    : off(`head ${state.layer}·${state.head} off`, "heads", [[state.layer, state.head]], `Switch head ${state.head} of layer ${state.layer} off or on`);
+  return make("p", { class: "lm-offs" }, make("span", { class: "lm-quiet" }, "what if: "),
+    off(`layer ${state.layer} off`, "layers", [state.layer], `Switch layer ${state.layer} off or on`), head,
+    state.head === null ? null : make("button", { type: "button", class: "lm-off", onclick: () => choose(state.step, state.layer, true, null) }, "all heads again"));
+}
+
+// What the token would have lost without this passage, once the server has measured it.
+function worth(index) {
+  const found = state.measured;
+  if (!found || found.run !== run().run || found.step !== state.step) return null;
+  const nats = found.effects[state.layer]?.[index];
+  if (nats === undefined) return null;
+  const sign = nats >= 0 ? "−" : "+";
+  return make("span", { class: `lm-worth${nats >= 1 ? " raised" : nats <= -1 ? " lowered" : ""}`, title: "change of this token's log-probability when the model runs again without this passage" },
+    `without it ${sign}${Math.abs(nats).toFixed(2)} nats`);
+}
+
+function passage(entry, index) {
   const source = run().documents[entry.document];
   const parts = entry.parts.map(([text, chunk, strength]) => chunk === undefined ? text : make("mark", {
     tabindex: "0", role: "button", "data-chunk": chunk, "aria-label": `Chunk ${chunk}: ${text}`,
@@ -78,7 +108,11 @@ function passage(entry) {
     make("div", { class: "lm-passage-head" },
       make("span", { class: "lm-dot", style: { background: source.colour } }), make("b", {}, source.name),
       make("span", { class: "lm-weight" }, `weight ${percent(entry.weight)}`),
-      make("span", { class: "lm-quiet" }, `best score ${entry.score.toFixed(2)} · ${entry.heads} head${entry.heads === 1 ? "" : "s"}`)),
+      worth(index),
+      make("span", { class: "lm-quiet" }, `best score ${entry.score.toFixed(2)} · ${entry.heads} head${entry.heads === 1 ? "" : "s"}`),
+      run().kind === "looked up" || entry.document < 0 ? null : make("span", { class: "lm-offs" },
+        off("off", "chunks", entry.parts.filter((part) => part.length > 1).map((part) => part[1]), "Switch this passage off or on"),
+        off("document off", "documents", [entry.document], `Switch ${source.name} off or on`))),
     make("p", {}, ...parts));
 }
 
@@ -92,15 +126,16 @@ function draw() {
     : [make("p", { class: "lm-quiet" }, "Nothing was retrieved: memory was empty, or nothing stands before this place.")];
   const focused = element.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") ?? document.activeElement.id : null;
   element.replaceChildren(header(item), numbers(item), layerTabs(item), ...body,
-    make("p", { class: "lm-quiet lm-fine" }, "Weight is attention times gate, averaged over the layer's heads: where it looked. What memory changed is measured by effect."));
+    make("p", { class: "lm-quiet lm-fine" }, "Weight is attention times gate, averaged over the layer's heads: where it looked. What that changed is another question: effect, and “without it”, are measured by running the model again."));
   if (focused) [...element.querySelectorAll("[aria-label], [id]")].find((node) => node.getAttribute("aria-label") === focused || node.id === focused)?.focus();
 }
 
-function choose(step, layer, tell) {
+function choose(step, layer, tell, head = state.head) {
   if (step === null || !stepData(step)) return;
+  state.head = layer !== null && layer !== state.layer && head === state.head ? null : head;
   state.step = step;
   if (layer !== null) state.layer = layer;
-  chosenStyle.textContent = `.lm-panel [data-step="${step}"] { outline: 2px solid var(--lm-focus); outline-offset: 1px; border-radius: 3px; }`;
+  chosenStyle.textContent = `.lm-panel[data-run="${run().run}"] [data-step="${step}"] { outline: 2px solid var(--lm-focus); outline-offset: 1px; border-radius: 3px; }`;
   draw();
   document.querySelectorAll(".lm-chart .js-plotly-plot").forEach(markStep);
   if (tell) tellServer();
@@ -113,7 +148,7 @@ function tellServer() {
   timer = setTimeout(() => {
     told = performance.now();
     const chart = FOLLOWING.find((name) => document.getElementById(`lm-${name}`)?.offsetParent) ?? null;
-    trigger("select", { step: state.step, layer: state.layer, chart });
+    trigger("select", { step: state.step, layer: state.layer, head: state.head, chart });
   }, wait);
 }
 
@@ -122,7 +157,7 @@ function move(by) {
   const next = steps[steps.indexOf(state.step) + by];
   if (next === undefined) return;
   choose(next, state.layer, true);
-  document.querySelector(`.lm-panel[data-panel="with"] [data-step="${next}"]`)
+  document.querySelector(`.lm-panel[data-run="${run().run}"] [data-step="${next}"]`)
     ?.scrollIntoView({ block: "nearest", behavior: reduceMotion ? "auto" : "smooth" });
 }
 
@@ -135,7 +170,7 @@ function onToken(event, lock) {
   const token = event.target.closest?.(".lm-panel .lm-token");
   if (!token) return;
   const step = Number(token.dataset.step);
-  if (!stepData(step) || document.querySelector(".lm-panel .lm-caret")) {
+  if (!stepData(step) || Number(token.closest(".lm-panel").dataset.run) !== run().run) {
     element.replaceChildren(pendingState(token));
     return;
   }
@@ -168,7 +203,7 @@ document.addEventListener("keydown", (event) => {
 const first = (value) => value?.[0] ?? value; // customdata: a number, a list or a typed array
 
 function markStep(plot) {
-  if (!["lm-timeline", "lm-effects"].includes(plot.closest(".lm-chart")?.id) || state.step === null || !run()) return;
+  if (!["lm-timeline", "lm-effects", "lm-running"].includes(plot.closest(".lm-chart")?.id) || state.step === null || !run()) return;
   if (!window.Plotly || !plot._fullLayout?.xaxis || !plot.data?.length || plot.layout.shapes?.[0]?.x0 === state.step) return;
   const line = { color: "#808691", width: 1.5, dash: "dot" };
   window.Plotly.relayout(plot, { shapes: [{ type: "line", x0: state.step, x1: state.step, y0: 0, y1: 1, yref: "paper", line }] });
@@ -176,8 +211,9 @@ function markStep(plot) {
 
 function onChartClick(plot, point) {
   const kind = plot.closest(".lm-chart").id;
-  if (kind === "lm-effects") choose(point.x, state.layer, true);
-  if (!["lm-layers", "lm-timeline", "lm-heads"].includes(kind)) return;
+  if (kind === "lm-effects" || kind === "lm-running") choose(point.x, state.layer, true);
+  if (kind === "lm-grid") choose(state.step, point.customdata[0], true, point.customdata[1]);
+  if (!["lm-layers", "lm-timeline", "lm-heads", "lm-ranking"].includes(kind)) return;
   const chunk = first(point.customdata);
   if (Number.isInteger(chunk) && chunk !== -1) trigger("click", { chunk });
   if (kind === "lm-timeline") choose(point.x, point.customdata[1], true);
@@ -194,8 +230,14 @@ function bindCharts() {
 }
 new MutationObserver(bindCharts).observe(document.body, { childList: true, subtree: true });
 
+document.addEventListener("lm-measured", (event) => {
+  state.measured = event.detail;
+  if (run()) draw();
+});
+
 watch("value", () => {
   state.locked = false;
+  state.head = null;
   if (!run()) return draw();
   choose(run().focus, run().layer, false);
 });

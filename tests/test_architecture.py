@@ -65,7 +65,7 @@ def test_a_library_is_used_where_it_belongs(library):
 
 def test_plotly_is_used_by_charts_and_the_theme_only():
     users = {path.name for path in sources("app") if "plotly" in {name.split(".")[0] for name in imports_of(path)}}
-    assert all(name == "theme.py" or name.endswith("charts.py") for name in users)
+    assert all(name in ("theme.py", "figure_tables.py") or name.endswith("charts.py") for name in users)
 
 
 def test_gradio_is_used_by_panels_tabs_and_the_page_only():

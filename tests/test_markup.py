@@ -36,7 +36,7 @@ def hostile_pieces() -> list[str]:
     place = {"chunk": 1, "document": 0, "name": EVIL, "before": EVIL, "text": EVIL, "after": EVIL, "position": 4}
     uses = [{"step": 0, "token": EVIL, "layer": 4, "weight": 0.1}]
     return [
-        markup.token_panel(EVIL, [token], panel="with"),
+        markup.token_panel(EVIL, [token], panel="with", run=1),
         markup.documents_list([MemoryLine(0, EVIL, 10, 3)]),
         markup.progress(EVIL, 1, 2, 1.0),
         markup.note(EVIL, "error"),
@@ -57,24 +57,24 @@ def test_hostile_text_stays_text(piece):
 
 
 def test_tokens_are_tinted_by_effect_and_say_both_probabilities():
-    html = markup.token_panel("p", [TokenMark(3, " lamp", 0.62, 0.08, 2.05)], panel="with")
+    html = markup.token_panel("p", [TokenMark(3, " lamp", 0.62, 0.08, 2.05)], panel="with", run=1)
     assert 'data-step="3"' in html
     assert "62 % with memory · 8.0 % without · +2.05 nats" in html
     assert "background:rgba(" in html
 
 
 def test_the_panel_without_memory_has_no_tint():
-    assert "background" not in markup.token_panel("p", [TokenMark(0, "a", 0.5, 0.5, 2.0)], panel="plain")
+    assert "background" not in markup.token_panel("p", [TokenMark(0, "a", 0.5, 0.5, 2.0)], panel="plain", run=1)
 
 
 def test_line_breaks_and_empty_pieces_can_be_seen():
-    html = markup.token_panel("", [TokenMark(0, "\n", 0.5, 0.5, 0), TokenMark(1, "", 0.5, 0.5, 0)], panel="with")
+    html = markup.token_panel("", [TokenMark(0, "\n", 0.5, 0.5, 0), TokenMark(1, "", 0.5, 0.5, 0)], panel="with", run=1)
     assert "↵<br>" in html
     assert ">∅<" in html
 
 
 def test_a_long_prompt_shows_its_end():
-    html = markup.token_panel("start " + "x" * 700 + " end", [], panel="plain")
+    html = markup.token_panel("start " + "x" * 700 + " end", [], panel="plain", run=1)
     assert "start" not in html
     assert " end</span>" in html
 

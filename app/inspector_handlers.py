@@ -1,0 +1,152 @@
+"""What the inspector does: the chosen token, charts, what-ifs. Plain values in and out, no components."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from app import charts, inspection, markup, what_if, what_if_markup
+from app.charts import Figure
+from app.session import Run, Session
+from app.studio import StudioBase, alone, said
+from app.switches import Switches
+from longmem.errors import LongMemError
+from longmem.scoring import chunk_scores
+
+CHARTS = ("layers", "timeline", "grid", "heads", "ranking", "scores", "gates", "effects", "running")
+NOTHING_YET = "Generate or score a text first: then this shows what was retrieved."
+
+
+@dataclass(frozen=True)
+class WhatIfView:
+    """The bar of what is off and the comparison, as HTML; None leaves the comparison as it is."""
+
+    bar: str
+    result: str | None
+    notice: str = ""
+    busy: bool = False
+
+
+class InspectorHandlers(StudioBase):
+    """The inspector."""
+
+    def choose(self, key: str, step: object, layer: object, head: object = None) -> bool:
+        """Remember the chosen token, layer and head; False, and no change, where the last run has no such."""
+        session = self.store.get(key)
+        run = session.run
+        known = run is not None and isinstance(step, int) and isinstance(layer, int | None)
+        if not known or step not in set(run.tokens.step) or layer not in {None, *run.gates.layer}:
+            return False
+        if not isinstance(head, int | None) or head not in {None, *run.gates["head"]}:
+            return False
+        session.chosen = (int(step), None if layer is None else int(layer))
+        session.head = head
+        return True
+
+    def chart(self, key: str, name: str, *, whole_run: bool = False) -> Figure:
+        """One of CHARTS for the last run, following the chosen token, layer and head.
+
+        With `whole_run` the map of layers, the grid and the gates show all tokens instead.
+        """
+        session = self.store.get(key)
+        run, (step, layer) = session.run, session.chosen
+        if run is None or step is None:
+            return charts.empty_figure(NOTHING_YET)
+        last = run.gates.layer.max() if len(run.gates) else -1
+        layer = last if layer is None else layer
+        shown = None if whole_run else step
+        draw: dict[str, Callable[[], Figure]] = {
+            "layers": lambda: charts.layers_by_position(run.trace, run.chunks, step=shown),
+            "timeline": lambda: charts.steps_by_position(run.trace, run.chunks),
+            "grid": lambda: charts.layer_head_grid(run.gates, step=shown),
+            "heads": lambda: charts.heads_by_chunk(run.trace, run.chunks, step=step, layer=layer),
+            "ranking": lambda: charts.chunk_ranking(run.trace, run.chunks, step=step, layer=layer, head=session.head),
+            "scores": lambda: self._scores(session, run, step, layer),
+            "gates": lambda: charts.gate_bars(run.gates, step=shown),
+            "effects": lambda: charts.effect_strip(run.tokens),
+            "running": lambda: charts.running_perplexity(run.tokens),
+        }
+        return draw[name]()
+
+    def _scores(self, session: Session, run: Run, step: int, layer: int) -> Figure:
+        """Scores of what was retrieved and of all else: asked of the model again, so memory must be as it was."""
+        if session.bank.version != run.recipe.version:
+            return charts.empty_figure("Memory has changed since this run: make it again to see all scores.")
+        model, head = self.model_of(session), session.head
+        ids = what_if.run_ids(model, run)
+        # A looked-up token is its own query; of the others, the token before asked.
+        end = len(ids) - len(run.tokens) + step + (run.recipe.kind == "looked up")
+        options = {"before": run.recipe.before, "silence": run.recipe.silence}
+        found = chunk_scores(model, ids[:end], memory=session.bank, **options)
+        if layer not in found:
+            return charts.empty_figure("Nothing was searched here: memory is empty or switched off.")
+        rows = run.trace[(run.trace.step == step) & (run.trace.layer == layer)]
+        head = int(rows.groupby("head").weight.max().idxmax()) if head is None and len(rows) else head or 0
+        chunks = [chunk.id for chunk in session.bank.chunks()]
+        scores = pd.DataFrame({"chunk": chunks, "score": found[layer][head]})
+        scores["retrieved"] = scores.chunk.isin(rows[rows["head"] == head].chunk)
+        return charts.score_histogram(scores, step=step, layer=layer, head=head)
+
+    def chunk(self, key: str, chunk: object) -> str:
+        """HTML of a chunk in its place in the document, and the tokens of the last run that retrieved it."""
+        run = self.store.get(key).run
+        known = run is not None and isinstance(chunk, int)
+        return markup.chunk_card(inspection.chunk_in_place(run, chunk) if known else None)
+
+    # What if -----------------------------------------------------------------------------------------------------
+
+    def toggle(self, key: str, kind: str, values: Iterable) -> WhatIfView:
+        """Switch chunks, documents, layers or heads off, or on again."""
+        session = self.store.get(key)
+        try:
+            what_if.check_unchanged(session, session.run)
+            session.switches = session.switches.toggled(kind, values)
+        except LongMemError as error:
+            return WhatIfView(self.switch_bar(session), None, said(error))
+        return WhatIfView(self.switch_bar(session), None)
+
+    def all_on(self, key: str) -> WhatIfView:
+        """Switch everything on again."""
+        session = self.store.get(key)
+        session.switches = Switches()
+        return WhatIfView(self.switch_bar(session), "")
+
+    def switch_bar(self, session: Session) -> str:
+        """HTML of what is off."""
+        return markup.switch_bar(session.switches.words(), session.chosen[0])
+
+    def run_again(self, key: str) -> Iterator[WhatIfView]:
+        """The run from the chosen token on without what is off: other probabilities and, if it wrote, other text."""
+        session = self.store.get(key)
+        bar, view = self.switch_bar(session), None
+        try:
+            with alone(session):
+                run = what_if.check_unchanged(session, session.run)
+                if not session.switches:
+                    raise LongMemError("Nothing is switched off: use “off” beside a passage, a layer or a head first.")
+                session.stop_generating.clear()
+                step = session.chosen[0] or 0
+                for found in what_if.again(self.model_of(session), session, run, session.switches, step):
+                    view = WhatIfView(bar, what_if_markup.comparison(found, running=True), busy=True)
+                    yield view
+                yield WhatIfView(bar, what_if_markup.comparison(found))
+        except Exception as error:
+            yield replace(view or WhatIfView(bar, None), notice=said(error), busy=False)
+
+    def measure(self, key: str) -> dict | None:
+        """What each passage shown for the chosen token was worth: `run, step, effects`, in nats, in their order.
+
+        `effects` maps a layer to a list. None where it cannot be measured: the page then shows no number.
+        """
+        session = self.store.get(key)
+        run, (step, _) = session.run, session.chosen
+        try:
+            with alone(session):
+                what_if.check_unchanged(session, run)
+                shown = inspection.passages_of(run, step)
+                sets = [[part[1] for part in p["parts"] if len(part) > 1] for rows in shown.values() for p in rows]
+                found = iter(what_if.worth(self.model_of(session), session, run, step, sets))
+        except LongMemError:
+            return None
+        effects = {str(layer): [round(next(found), 3) for _ in rows] for layer, rows in shown.items()}
+        return {"run": run.number, "step": step, "effects": effects}

@@ -1,0 +1,92 @@
+"""The Score tab: what memory does to every token of a given text, or what a phrase looks up."""
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from app import markup
+from app.handlers import Studio
+from app.scored import LOOKED_UP, MOST_SCORED, NEXT_PAGE, SCORED, ScoreView
+from app.settings import Place
+
+BUTTONS = {SCORED: "Score", NEXT_PAGE: "Score the next page", LOOKED_UP: "Look up"}
+EMPTY = "Paste a text, or take the next page of a document: every token is tinted by what memory did to it."
+
+
+@dataclass(frozen=True)
+class ScoreTab:
+    """Components of the tab."""
+
+    what: gr.Radio
+    text: gr.Textbox
+    place_part: gr.Column
+    document: gr.Dropdown
+    share: gr.Slider
+    length: gr.Number
+    preview: gr.HTML
+    go: gr.Button
+    status: gr.HTML
+    panel: gr.HTML
+
+
+def build_score_tab() -> ScoreTab:
+    """Lay out the tab; must run inside its `gr.Tab`."""
+    what = gr.Radio(list(BUTTONS), value=SCORED, label="Take", elem_id="lm-score-what", elem_classes="lm-choice")
+    text = gr.Textbox(
+        label="Text", lines=5, max_lines=14, elem_id="lm-score-text", placeholder="Paste or write a text, or a phrase."
+    )
+    with gr.Column(visible=False, elem_classes="lm-part") as place_part:
+        with gr.Row():
+            document = gr.Dropdown([], label="Document", elem_id="lm-score-document", min_width=180)
+            share = gr.Slider(
+                1, 99, value=60, step=0.5, label="Place (% of its text)", min_width=180, elem_id="lm-score-share"
+            )
+            length = gr.Number(
+                256, label="Page (tokens)", minimum=2, maximum=MOST_SCORED, precision=0, elem_id="lm-score-length"
+            )
+        preview = gr.HTML(elem_id="lm-score-preview")
+    with gr.Row(elem_classes="lm-actions"):
+        go = gr.Button(BUTTONS[SCORED], variant="primary", elem_id="lm-score", min_width=140)
+        status = gr.HTML(elem_id="lm-score-status", elem_classes="lm-status", min_height=34)
+    panel = gr.HTML(markup.empty_panel(EMPTY, panel="with"), elem_id="lm-scored")
+    gr.HTML(markup.effect_legend(parting=False))
+    return ScoreTab(what, text, place_part, document, share, length, preview, go, status, panel)
+
+
+def wire_score_tab(studio: Studio, tab: ScoreTab, notice: gr.HTML, inspector: gr.HTML) -> gr.events.Dependency:
+    """Connect the tab; returns the end of a run, after which the charts are to be drawn."""
+    private = {"api_visibility": "private", "show_progress": "hidden"}
+
+    def shown(view: ScoreView) -> tuple:
+        kept = [gr.skip() if part is None else part for part in (view.panel, view.payload)]
+        return *kept, view.words, view.notice
+
+    def choose(what: str) -> tuple:
+        return (
+            gr.update(visible=what != NEXT_PAGE),
+            gr.update(visible=what == NEXT_PAGE),
+            gr.update(value=BUTTONS[what]),
+        )
+
+    def preview(document: int | None, share: float, request: gr.Request) -> str:
+        place = None if document is None else Place(document, share / 100)
+        return studio.place_preview(request.session_hash, place)
+
+    def run(what, text, document, share, length, request: gr.Request) -> tuple:
+        place = Place(document, share / 100) if what == NEXT_PAGE and document is not None else None
+        return shown(studio.score(request.session_hash, what, text, place, length))
+
+    tab.what.change(choose, tab.what, [tab.text, tab.place_part, tab.go], queue=False, **private)
+    gr.on(
+        [tab.what.change, tab.document.change, tab.share.change],
+        preview,
+        [tab.document, tab.share],
+        tab.preview,
+        queue=False,
+        trigger_mode="always_last",
+        **private,
+    )
+    ready = tab.go.click(lambda: markup.note("Reading the text…"), None, tab.status, queue=False, **private)
+    inputs = [tab.what, tab.text, tab.document, tab.share, tab.length]
+    outputs = [tab.panel, inspector, tab.status, notice]
+    return ready.then(run, inputs, outputs, concurrency_id="model", concurrency_limit=1, **private)

@@ -1,0 +1,113 @@
+"""A given text under the model's eyes: what memory did to every token, or only what its tokens look up."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from math import exp, isnan
+
+import numpy as np
+
+from app import markup
+from app.generating import check_prompt, keep, next_run
+from app.markup import TokenMark
+from app.session import Recipe, Session
+from app.settings import Place
+from longmem.errors import LongMemError
+from longmem.model import LongMemForCausalLM
+from longmem.scoring import continuation_point, look_up, score
+from longmem.trace import RetrievalTrace
+
+MOST_SCORED = 1_024  # tokens
+SCORED, NEXT_PAGE, LOOKED_UP = "a text of yours", "the next page of a document", "look up only"
+
+
+@dataclass(frozen=True)
+class ScoreView:
+    """The token panel and what it says in words, as HTML, and the inspector's data; None leaves one as it is."""
+
+    panel: str | None
+    words: str
+    notice: str = ""
+    payload: dict | None = None
+
+
+def score_text(
+    model: LongMemForCausalLM, session: Session, text: str, silence: Collection[tuple[int, int | None]]
+) -> ScoreView:
+    """Score a text of the visitor's."""
+    check_prompt(text)
+    text = shortened(model, text)
+    trace = score(model, text, memory=session.bank, silence=silence)
+    first = text[: len(text) - len("".join(trace.tokens))]
+    return _kept(session, "scored", first, None, trace, silence, own_text=text)
+
+
+def score_page(
+    model: LongMemForCausalLM,
+    session: Session,
+    place: Place,
+    n_tokens: int,
+    silence: Collection[tuple[int, int | None]],
+) -> ScoreView:
+    """Score what follows a place in a document of the bank, which is searched only before that place."""
+    record = session.bank.documents.get(place.document)
+    if record is None:
+        raise LongMemError("The document to score is not in memory: choose one that is.")
+    if not isinstance(n_tokens, int | float) or isnan(n_tokens) or not 2 <= n_tokens <= MOST_SCORED:
+        raise LongMemError(f"Page is {n_tokens} tokens; it must be from 2 to {MOST_SCORED:,}.")
+    at = place.character(record.text)
+    prompt, before = continuation_point(model, session.bank, place.document, at)
+    page = shortened(model, record.text[at : at + 12 * int(n_tokens)], int(n_tokens))
+    trace = score(model, page, context=prompt, memory=session.bank, before=before, silence=silence)
+    return _kept(session, "scored", prompt, before, trace, silence, own_text=prompt + page)
+
+
+def find(
+    model: LongMemForCausalLM, session: Session, text: str, silence: Collection[tuple[int, int | None]]
+) -> ScoreView:
+    """What each token of a phrase looks up, with nothing written."""
+    check_prompt(text)
+    text = shortened(model, text)
+    trace = look_up(model, text, memory=session.bank, silence=silence)
+    return _kept(session, "looked up", "", None, trace, silence, own_text=text)
+
+
+def shortened(model: LongMemForCausalLM, text: str, most: int = MOST_SCORED) -> str:
+    """The text up to `most` tokens."""
+    offsets = model.need_tokenizer()(text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
+    spans = offsets["offset_mapping"]
+    return text if len(spans) <= most else text[: spans[most - 1][1]]
+
+
+def _kept(
+    session: Session,
+    kind: str,
+    prompt: str,
+    before: tuple[int, int] | None,
+    trace: RetrievalTrace,
+    silence: Collection[tuple[int, int | None]],
+    *,
+    own_text: str,
+) -> ScoreView:
+    """The session's new run, as it is shown."""
+    recipe = Recipe(kind, prompt, before, None, tuple(silence), session.bank.version)
+    number = next_run(session)
+    payload = keep(session, recipe, trace, own_text)
+    rows = session.run.tokens.itertuples()
+    marks = [TokenMark(row.step, row.token, exp(row.logprob), exp(row.logprob_empty), row.effect) for row in rows]
+    panel = markup.token_panel(prompt, marks, panel="with" if kind == "scored" else "found", run=number)
+    return ScoreView(panel, in_words(trace) if kind == "scored" else "", payload=payload)
+
+
+def in_words(trace: RetrievalTrace) -> str:
+    """What memory did to a whole text."""
+    n, effects = len(trace.tokens), np.array(trace.effects)
+    with_memory, without = (exp(-float(np.mean(x))) for x in (trace.logprobs, trace.logprobs_empty))
+    change = 100 * (with_memory / without - 1)
+    direction = "lower" if change < 0 else "higher"
+    return markup.note(
+        f"Perplexity over {n:,} tokens: {with_memory:.1f} with memory, {without:.1f} with an empty one "
+        f"({abs(change):.1f} % {direction}). Memory raised {int((effects > 0).sum()):,} tokens and lowered "
+        f"{int((effects < 0).sum()):,}; by more than a factor of two {int((effects > 0.693).sum()):,} up and "
+        f"{int((effects < -0.693).sum()):,} down.",
+        "done",
+    )

@@ -1,0 +1,34 @@
+"""A run with something switched off beside the run as it was, as HTML; all text is escaped here."""
+
+from html import escape
+from math import exp
+
+from app import theme
+from app.inspection import percent
+from app.markup import visible
+from app.what_if import Changed, WhatIf, said_of
+
+
+def comparison(found: WhatIf, *, running: bool = False) -> str:
+    """A run with something off beside the run as it was: the first change in words, tokens, and what is written."""
+    words = escape(said_of(found.tokens[0], found.off)) if found.tokens else ""
+    old = "".join(_token(token, found.off) for token in found.tokens)
+    was = f"<section><h4>As it was</h4><p>{old}</p></section>"
+    parts = [f'<p class="lm-sentence">{words}</p><div class="lm-whatif-sides">{was}']
+    if found.writes:
+        new = "".join(
+            f'<span class="lm-token{" lm-parting" if found.parting == found.step + i else ""}" '
+            f'title="{percent(exp(token.logprob))}">{visible(token.text)}</span>'
+            for i, token in enumerate(found.written)
+        )
+        caret = '<span class="lm-caret" aria-hidden="true"></span>' if running else ""
+        same = "" if running or found.parting is not None else '<p class="lm-quiet">The same text is written.</p>'
+        parts.append(f"<section><h4>Without {escape(found.off)}</h4><p>{new}{caret}</p>{same}</section>")
+    note = "Tint: how much less (violet) or more (amber) probable each token is with it off."
+    return f'<div class="lm-whatif">{"".join(parts)}</div><p class="lm-quiet">{note}</p></div>'
+
+
+def _token(token: Changed, off: str) -> str:
+    title = f"{percent(exp(token.logprob))} as it was · {percent(exp(token.logprob_off))} with {escape(off)} off"
+    tint = theme.effect_tint(token.change)
+    return f'<span class="lm-token" title="{title}" style="background:{tint}">{visible(token.text)}</span>'
