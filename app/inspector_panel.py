@@ -68,7 +68,7 @@ def build_inspector_panel() -> InspectorPanel:
             [THIS_TOKEN, WHOLE_RUN], value=THIS_TOKEN, label="Map, grid and gates show", elem_id="lm-scope",
             elem_classes="lm-choice",
         )  # fmt: skip
-        with gr.Tabs(elem_id="lm-chart-tabs"):
+        with gr.Tabs(elem_id="lm-chart-tabs", overflow_behavior="wrap"):
             for name in CHARTS:
                 with gr.Tab(TITLES[name], id=name) as tabs[name]:
                     plots[name] = gr.Plot(

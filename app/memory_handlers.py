@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from app import markup
+from app.editing import Change
+from app.gutenberg import fetch_book
 from app.markup import MemoryLine
 from app.reading import read
 from app.session import Session
-from app.settings import MemorySettings
+from app.settings import MemorySettings, Place
 from app.studio import StudioBase, alone, news, said
 from longmem.documents import Document
 from longmem.errors import LongMemError
@@ -70,6 +72,24 @@ class MemoryHandlers(StudioBase):
     def read_sample(self, key: str, name: str) -> Iterator[MemoryView]:
         """Read a sample from the box."""
         yield from self._read(key, lambda: [self.shelf.document(name)])
+
+    def read_book(self, key: str, number: object) -> Iterator[MemoryView]:
+        """Read a book of Project Gutenberg by its number."""
+        yield from self._read(key, lambda: [fetch_book(number)])
+
+    def change_document(self, key: str, place: Place | None, put: str, find: str) -> Iterator[MemoryView]:
+        """Put words into a document and read it again; its old state leaves memory first."""
+        session = self.store.get(key)
+
+        def make() -> list[Document]:
+            if place is None or place.document not in session.bank.documents:
+                raise LongMemError("Choose a document that is in memory: it will be changed and read again.")
+            record = session.bank.documents[place.document]
+            text = Change(place, put, find).apply(record.text)
+            self.model.forget(session.bank, place.document)
+            return [Document(record.name, text)]
+
+        yield from self._read(key, make)
 
     def prepare_reading(self, key: str) -> None:
         """Forget an earlier stop before the reading waits for its turn: a stop while it waits then still counts."""

@@ -1,6 +1,6 @@
 """The sidebar: which model runs, what is in its memory, and the ways to put something there or take it out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 
 import gradio as gr
@@ -34,8 +34,21 @@ class MemoryPanel:
     read_sample: gr.Button
     stop: gr.Button
     clear: gr.Button
+    book: gr.Number
+    fetch: gr.Button
     settings: list
     apply: gr.Button
+
+
+@dataclass(frozen=True)
+class MemoryWiring:
+    """What other parts of the page need to read into memory: views go to `outputs` by way of `shown`."""
+
+    outputs: list
+    shown: Callable[[MemoryView], tuple]
+    prepare: Callable
+    ready: dict
+    queued: dict
 
 
 def build_memory_panel(studio: Studio) -> MemoryPanel:
@@ -64,11 +77,29 @@ def build_memory_panel(studio: Studio) -> MemoryPanel:
         name = gr.Textbox(label="Name", placeholder="my notes", max_length=80, elem_id="lm-paste-name")
         text = gr.Textbox(label="Text", lines=4, max_lines=8, elem_id="lm-paste-text")
         paste = gr.Button("Read into memory", size="sm", elem_id="lm-paste")
+    with gr.Accordion("Project Gutenberg", open=False):
+        book = gr.Number(None, label="Book number", minimum=1, precision=0, elem_id="lm-book")
+        gr.HTML('<p class="lm-quiet">Fetched from www.gutenberg.org, the only address ever asked; needs a network.</p>')
+        fetch = gr.Button("Fetch and read", size="sm", elem_id="lm-fetch")
     with gr.Accordion("How memory is used", open=False, elem_id="lm-memory-settings"):
         settings, apply = _build_settings(studio)
     clear = gr.Button("Clear memory", size="sm", variant="secondary", elem_id="lm-clear")
     return MemoryPanel(
-        documents, gauge, status, files, name, text, paste, sample, read_sample, stop, clear, settings, apply
+        documents,
+        gauge,
+        status,
+        files,
+        name,
+        text,
+        paste,
+        sample,
+        read_sample,
+        stop,
+        clear,
+        book,
+        fetch,
+        settings,
+        apply,
     )
 
 
@@ -97,7 +128,7 @@ def _build_settings(studio: Studio) -> tuple[list, gr.Button]:
 
 def wire_memory_panel(
     demo: gr.Blocks, studio: Studio, panel: MemoryPanel, notice: gr.HTML, documents_choices: Sequence[gr.Dropdown]
-) -> None:
+) -> MemoryWiring:
     """Connect the sidebar; `documents_choices` elsewhere on the page follow what is in memory."""
     outputs = [panel.documents, panel.gauge, panel.status, notice, panel.stop, *documents_choices, *panel.settings]
     private = {"api_visibility": "private", "show_progress": "hidden"}
@@ -130,6 +161,10 @@ def wire_memory_panel(
         for view in studio.read_sample(request.session_hash, name or ""):
             yield shown(view)
 
+    def read_book(number: float | None, request: gr.Request):
+        for view in studio.read_book(request.session_hash, number):
+            yield shown(view)
+
     def set_memory(capacity, chunk_size, retrieved_tokens, layers, request: gr.Request):
         values = {"capacity": capacity, "chunk_size": chunk_size, "retrieved_tokens": retrieved_tokens}
         for view in studio.set_memory(request.session_hash, {**values, "layers": tuple(sorted(layers or ()))}):
@@ -150,7 +185,9 @@ def wire_memory_panel(
     panel.files.upload(prepare, **ready).then(read_files, panel.files, [*outputs, panel.files], **queued)
     panel.paste.click(prepare, **ready).then(read_text, [panel.name, panel.text], outputs, **queued)
     panel.read_sample.click(prepare, **ready).then(read_sample, panel.sample, outputs, **queued)
+    panel.fetch.click(prepare, **ready).then(read_book, panel.book, outputs, **queued)
     panel.apply.click(prepare, **ready).then(set_memory, panel.settings, outputs, **queued)
     panel.stop.click(stop, None, panel.status, queue=False, **private)
     panel.documents.select(remove, None, outputs, queue=False, **private)
     panel.clear.click(clear, None, outputs, queue=False, **private)
+    return MemoryWiring(outputs, shown, prepare, ready, queued)

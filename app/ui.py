@@ -8,6 +8,7 @@ from pathlib import Path
 import gradio as gr
 
 from app import theme
+from app.change_panel import build_change_panel, wire_change_panel
 from app.generate_tab import build_generate_tab, wire_generate_tab
 from app.handlers import Studio
 from app.inspector_panel import build_inspector_panel, wire_inspector_panel
@@ -46,7 +47,10 @@ def build(
                     score_tab = build_score_tab()
             with gr.Column(scale=9, min_width=320, elem_id="lm-look"):
                 inspector = build_inspector_panel()
-        wire_memory_panel(demo, studio, memory, notice, [tab.document, score_tab.document])
+                change = build_change_panel()
+        choices = [tab.document, score_tab.document, change.document]
+        reading = wire_memory_panel(demo, studio, memory, notice, choices)
+        wire_change_panel(studio, change, reading)
         run_ended = wire_generate_tab(studio, tab, notice, inspector.details)
         score_ended = wire_score_tab(studio, score_tab, notice, inspector.details)
         wire_inspector_panel(demo, studio, inspector, notice, [run_ended, score_ended])

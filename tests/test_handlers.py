@@ -583,3 +583,18 @@ def test_what_cannot_be_switched_off_is_said(opened, kind, values):
     list(opened.generate("me", "The keeper", SETTINGS))
     assert opened.toggle("me", kind, values).notice
     assert not opened.store.get("me").switches
+
+
+def test_a_false_fact_takes_the_place_of_the_true_one_in_memory(opened):
+    view = last(opened.change_document("me", Place(0, 0.5), "purse", "ledger"))
+    assert "Read: the-keeper.txt" in view.status
+    (record,) = bank(opened).documents.values()
+    assert record.text == STORY.replace("ledger", "purse")
+    put = last(opened.change_document("me", Place(record.id, 0.5), "The lamp was green.", ""))
+    (record,) = bank(opened).documents.values()
+    assert " The lamp was green. " in record.text
+    assert put.choices[0][1] == record.id
+    for find, put, words in (("lighthouse wine", "x", "is nowhere in this document"), ("", " ", "nothing to put in")):
+        assert words in last(opened.change_document("me", Place(record.id, 0.5), put, find)).notice
+    assert bank(opened).documents[record.id].text == record.text
+    assert "Choose a document" in last(opened.change_document("me", Place(99, 0.5), "x", "")).notice
