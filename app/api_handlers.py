@@ -4,13 +4,17 @@ from collections.abc import Iterator, Sequence
 
 from app.generating import begin, check_prompt
 from app.memory_handlers import MemoryHandlers, pasted
+from app.scored import shortened
 from app.settings import Settings
-from app.studio import alone
+from app.studio import NAMED, alone
+from app.switches import Switches
 from app.writing import write
 from longmem.documents import Document
 from longmem.errors import LongMemError
 from longmem.generation import GeneratedToken
 from longmem.memory_bank import MemoryBank
+from longmem.scoring import look_up, score
+from longmem.trace import RetrievalTrace
 
 
 class ApiHandlers(MemoryHandlers):
@@ -24,7 +28,7 @@ class ApiHandlers(MemoryHandlers):
             session.stop_reading.clear()
             for _ in self._read_all(session, documents):
                 pass
-            return summary(session.bank)
+            return summary(session.bank, key)
 
     def generate_text(
         self, key: str, prompt: str, settings: dict, *, use_memory: bool, trace_ranks: int
@@ -32,8 +36,7 @@ class ApiHandlers(MemoryHandlers):
         """API: `text, tokens, effect` after every token; the last has `memory` and `trace` (its first ranks) too."""
         chosen = Settings(**settings)
         check_prompt(prompt)
-        if not isinstance(trace_ranks, int) or isinstance(trace_ranks, bool) or trace_ranks < 0:
-            raise LongMemError(f"trace_ranks is {trace_ranks!r}; it must be a whole number, 0 or more.")
+        check_ranks(trace_ranks)
         with alone(self.store.get(key)) as session:
             session.stop_generating.clear()
             bank = session.bank if use_memory else None
@@ -45,20 +48,59 @@ class ApiHandlers(MemoryHandlers):
                     yield result(tokens)
             finally:
                 tokens += writing.end()
-            frame = writing.generation.trace.to_frame()
-            rows = frame[frame["rank"] < trace_ranks].to_dict("records")
-            yield {**result(tokens), "memory": summary(session.bank), "trace": rows}
+            trace = rows_of(writing.generation.trace, trace_ranks)
+            yield {**result(tokens), "memory": summary(session.bank, key), "trace": trace}
+
+    def retrieve(self, key: str, text: str, *, trace_ranks: int) -> dict:
+        """API: what each token of a phrase looks up: `tokens` and `trace`."""
+        check_ranks(trace_ranks)
+        check_prompt(text)
+        with alone(self.store.get(key)) as session:
+            options = {"memory": session.bank, "silence": self.silent_layers(session)}
+            trace = look_up(self.model_of(session), shortened(self.model, text), **options)
+        return {"tokens": trace.tokens, "trace": rows_of(trace, trace_ranks)}
+
+    def score_text(self, key: str, text: str, context: str, *, trace_ranks: int) -> dict:
+        """API: what memory does to every token of a text: `tokens, logprob, logprob_empty, effect` (nats), `trace`."""
+        check_ranks(trace_ranks)
+        check_prompt(text)
+        with alone(self.store.get(key)) as session:
+            options = {"memory": session.bank, "silence": self.silent_layers(session)}
+            trace = score(self.model_of(session), shortened(self.model, text), context=context, **options)
+        numbers = {"logprob": trace.logprobs, "logprob_empty": trace.logprobs_empty, "effect": trace.effects}
+        rounded = {name: [round(x, 6) for x in values] for name, values in numbers.items()}
+        return {"tokens": trace.tokens, **rounded, "trace": rows_of(trace, trace_ranks)}
+
+    def what_if(self, key: str, text: str, context: str, off: dict) -> dict:
+        """API: log-probabilities of a text's tokens as they are and with something off: `logprob, logprob_off`.
+
+        off: any of chunks, documents, layers (ids or numbers) and heads ([layer, head]).
+        """
+        check_prompt(text)
+        if not isinstance(off, dict):
+            raise LongMemError("off must be an object such as {'layers': [4]}.")
+        switches = Switches()
+        for kind, values in off.items():
+            switches = switches.toggled(kind, values)
+        with alone(self.store.get(key)) as session:
+            model, silence = self.model_of(session), self.silent_layers(session)
+            options = {"context": context, "memory": session.bank}
+            was = score(model, shortened(model, text), **options, silence=silence)
+            switched = {"exclude": switches.exclude(session.bank), "silence": [*silence, *switches.silence]}
+            now = score(model, shortened(model, text), **options, **switched)
+        pairs = {"logprob": was.logprobs, "logprob_off": now.logprobs}
+        return {"tokens": was.tokens, **{name: [round(x, 6) for x in values] for name, values in pairs.items()}}
 
     def clear_memory(self, key: str) -> dict:
         """API: empty the session's memory, then its summary."""
         with alone(self.store.get(key)) as session:
             session.bank.clear()
-            return summary(session.bank)
+            return summary(session.bank, key)
 
     def memory_summary(self, key: str) -> dict:
-        """API: `documents` (id, name, tokens, chunks), `tokens`, `chunks`, `capacity`, `bytes`, `device`."""
+        """API: `memory`, `documents` (id, name, tokens, chunks), `tokens`, `chunks`, `capacity`, `bytes`, `device`."""
         with alone(self.store.get(key)) as session:
-            return summary(session.bank)
+            return summary(session.bank, key)
 
 
 def result(tokens: list[GeneratedToken]) -> dict:
@@ -70,9 +112,22 @@ def result(tokens: list[GeneratedToken]) -> dict:
     }
 
 
-def summary(bank: MemoryBank) -> dict:
-    """A bank in numbers, as the API gives them."""
+def check_ranks(trace_ranks: object) -> None:
+    """Errors: LongMemError for what is no number of ranks."""
+    if not isinstance(trace_ranks, int) or isinstance(trace_ranks, bool) or trace_ranks < 0:
+        raise LongMemError(f"trace_ranks is {trace_ranks!r}; it must be a whole number, 0 or more.")
+
+
+def rows_of(trace: RetrievalTrace, trace_ranks: int) -> list[dict]:
+    """The first ranks of a trace, as the API gives them."""
+    frame = trace.to_frame()
+    return frame[frame["rank"] < trace_ranks].to_dict("records")
+
+
+def summary(bank: MemoryBank, key: str) -> dict:
+    """A bank in numbers, as the API gives them; `memory` is the id of one that outlives its client."""
     records = bank.documents.values()
     documents = [{"id": r.id, "name": r.name, "tokens": r.n_tokens, "chunks": r.n_chunks} for r in records]
     size = {"tokens": bank.n_tokens, "chunks": bank.n_chunks, "capacity": bank.capacity}
-    return {"documents": documents, **size, "bytes": bank.nbytes, "device": str(bank.device)}
+    own = {"memory": key if key.startswith(NAMED) else ""}
+    return {**own, "documents": documents, **size, "bytes": bank.nbytes, "device": str(bank.device)}

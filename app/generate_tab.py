@@ -7,6 +7,7 @@ import gradio as gr
 from app import markup
 from app.generating import RunView
 from app.handlers import Studio
+from app.memory_panel import MemoryWiring
 from app.reading import OPENING_PROMPT
 from app.settings import MAX_NEW_TOKENS, Place, Settings
 
@@ -32,6 +33,10 @@ class GenerateTab:
     status: gr.HTML
     with_memory: gr.HTML
     plain: gr.HTML
+    more: gr.Textbox
+    keep: gr.Checkbox
+    go_on: gr.Button
+    regenerate: gr.Button
 
 
 def build_generate_tab() -> GenerateTab:
@@ -83,14 +88,23 @@ def build_generate_tab() -> GenerateTab:
                 elem_id="lm-plain",
             )
     gr.HTML(markup.effect_legend())
+    more = gr.Textbox(
+        label="Go on from here: your words come first (or leave it empty)", lines=1, max_lines=4, elem_id="lm-more"
+    )
+    with gr.Row(elem_classes="lm-actions"):
+        go_on = gr.Button("Continue", elem_id="lm-continue", min_width=110)
+        regenerate = gr.Button("Another seed", elem_id="lm-regenerate", min_width=110)
+        keep = gr.Checkbox(False, label="What leaves the window enters memory", elem_id="lm-keep", min_width=240)
     return GenerateTab(
         origin, prompt, prompt_part, place_part, document, share, preview, settings, generate, stop, status,
-        with_memory, plain,
+        with_memory, plain, more, keep, go_on, regenerate,
     )  # fmt: skip
 
 
-def wire_generate_tab(studio: Studio, tab: GenerateTab, notice: gr.HTML, inspector: gr.HTML) -> gr.events.Dependency:
-    """Connect the tab; returns the end of a run, after which the charts are to be drawn."""
+def wire_generate_tab(
+    studio: Studio, tab: GenerateTab, notice: gr.HTML, inspector: gr.HTML, memory: MemoryWiring
+) -> list[gr.events.Dependency]:
+    """Connect the tab; returns the ends of its runs, after which the charts are to be drawn."""
     outputs = [tab.with_memory, tab.plain, inspector, tab.status, notice, tab.generate, tab.stop]
     private = {"api_visibility": "private", "show_progress": "hidden"}
 
@@ -118,6 +132,14 @@ def wire_generate_tab(studio: Studio, tab: GenerateTab, notice: gr.HTML, inspect
         for view in studio.generate(request.session_hash, words, settings, place_of(origin, document, share)):
             yield shown(view)
 
+    def go_on(more, keep, length, temperature, top_p, seed, request: gr.Request):
+        settings = {"max_new_tokens": length, "temperature": temperature, "top_p": top_p, "seed": seed}
+        for view in studio.go_on(request.session_hash, more, settings, keep=keep):
+            yield (*shown(view), gr.skip() if view.busy or view.notice else "")
+
+    def show_memory(request: gr.Request) -> tuple:
+        return memory.shown(studio.look(request.session_hash))
+
     def stop(request: gr.Request) -> tuple:
         studio.stop_generating(request.session_hash)
         return markup.note("Stopping after this token…"), gr.update(interactive=False)
@@ -134,13 +156,14 @@ def wire_generate_tab(studio: Studio, tab: GenerateTab, notice: gr.HTML, inspect
         **private,
     )
     tab.stop.click(stop, None, [tab.status, tab.stop], queue=False, **private)
-    ready = gr.on(
-        [tab.generate.click, tab.prompt.submit],
-        prepare,
-        None,
-        [tab.status, tab.generate, tab.stop],
-        queue=False,
-        **private,
-    )
+    waiting = {"fn": prepare, "outputs": [tab.status, tab.generate, tab.stop], "queue": False, **private}
+    turn = {"concurrency_id": "model", "concurrency_limit": 1, **private}
     inputs = [*place, tab.prompt, *tab.settings]
-    return ready.then(run, inputs, outputs, concurrency_id="model", concurrency_limit=1, **private)
+    ready = gr.on([tab.generate.click, tab.prompt.submit], **waiting)
+    seed = tab.settings[-1]
+    another = tab.regenerate.click(lambda seed: int(seed or 0) + 1, seed, seed, queue=False, **private).then(**waiting)
+    further = gr.on([tab.go_on.click, tab.more.submit], **waiting).then(
+        go_on, [tab.more, tab.keep, *tab.settings], [*outputs, tab.more], **turn
+    )
+    further.then(show_memory, None, memory.outputs, queue=False, **private)
+    return [ready.then(run, inputs, outputs, **turn), another.then(run, inputs, outputs, **turn), further]

@@ -94,6 +94,7 @@ def generate_pair(
         prompt, before = continuation_point(model, session.bank, place.document, at)
     else:
         raise LongMemError("The document to continue is not in memory: choose one that is.")
+    session.generation = None
     pair = Pair(prompt, settings.max_new_tokens, next_run(session))
     yield pair.view()
     remembered = begin(model, prompt, settings, session.bank, before, silence=silence)
@@ -111,9 +112,27 @@ def generate_pair(
         pair.remembered += remembered.end()
         plain.end()
     if pair.remembered:
+        session.generation = remembered.generation
         recipe = Recipe("generated", prompt, before, settings, tuple(silence), session.bank.version)
         payload = keep(session, recipe, remembered.generation.trace, remembered.generation.running.text)
         yield pair.view(ended, payload)
+
+
+def continuation(session: Session, more: str, *, keep: bool) -> str:
+    """The prompt that goes on from the last text, with `more` words after it.
+
+    With `keep` what has left the window enters the bank as a document, and the prompt is what is still in the window.
+    Hold the session's lock. Errors: LongMemError where there is no text.
+    """
+    generation = session.generation
+    if generation is None:
+        raise LongMemError("There is no text to continue: generate one first.")
+    text = generation.running.text
+    if keep and generation.n_left:
+        text = generation.window_text
+        generation.commit(session.bank)
+        session.generation = None  # it enters memory once
+    return (text + more)[-MAX_PROMPT:]
 
 
 def begin(

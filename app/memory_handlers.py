@@ -99,6 +99,10 @@ class MemoryHandlers(StudioBase):
         """End the reading after the segment that it is at."""
         self.store.get(key).stop_reading.set()
 
+    def look(self, key: str) -> MemoryView:
+        """What is in memory now."""
+        return self._memory_view(self.store.get(key))
+
     def remove(self, key: str, document: int) -> MemoryView:
         """Take one document out of memory."""
         return self._change(key, lambda bank: self.model.forget(bank, document))

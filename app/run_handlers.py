@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from app import markup, scored, theme
-from app.generating import RunView, generate_pair
+from app.generating import RunView, continuation, generate_pair
 from app.scored import ScoreView
 from app.settings import Place, Settings
 from app.studio import StudioBase, alone, news, said
@@ -37,6 +37,26 @@ class RunHandlers(StudioBase):
             with alone(session):
                 model, silence = self.model_of(session), self.silent_layers(session)
                 for view in generate_pair(model, session, prompt, Settings(**settings), place, silence):
+                    yield replace(view, notice=notice)
+        except Exception as error:
+            yield replace(view, status="", notice=said(error), payload=None, busy=False)
+
+    def go_on(self, key: str, more: str, settings: dict, *, keep: bool) -> Iterator[RunView]:
+        """Go on from the last text, with `more` words after it; with `keep` what left the window enters memory."""
+        session = self.store.get(key)
+        view, notice = RunView(None, None, status=""), news(session)
+        try:
+            with alone(session):
+                chosen = Settings(**settings)
+                model, silence = self.model_of(session), self.silent_layers(session)
+                if session.generation is not None:
+                    wanted = session.bank.nbytes_with(session.generation.n_left, session.generation.running.text)
+                    self.store.reserve(session, wanted)
+                try:
+                    prompt = continuation(session, more, keep=keep)
+                finally:
+                    self.store.settle(session)
+                for view in generate_pair(model, session, prompt, chosen, None, silence):
                     yield replace(view, notice=notice)
         except Exception as error:
             yield replace(view, status="", notice=said(error), payload=None, busy=False)

@@ -15,6 +15,7 @@ import pandas as pd
 from app.settings import MemorySettings, Settings
 from app.switches import Switches
 from longmem.errors import MemoryBudgetError
+from longmem.generation import Generation
 from longmem.memory_bank import MemoryBank
 
 GIB = 2**30
@@ -74,6 +75,7 @@ class Session:
     stop_reading: threading.Event = field(default_factory=threading.Event)
     stop_generating: threading.Event = field(default_factory=threading.Event)
     run: Run | None = None
+    generation: Generation | None = None  # the last text, as long as it can be continued
     chosen: tuple[int | None, int | None] = (None, None)  # step and layer that the inspector is at
     head: int | None = None  # and the head of that layer, or all
     switches: Switches = Switches()  # what is off in a what-if

@@ -1,6 +1,7 @@
 """What all handlers of the studio stand on: the shared model, the sessions, and how visitors are told of errors."""
 
 import logging
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ from longmem.errors import LongMemError
 from longmem.model import LongMemForCausalLM
 
 logger = logging.getLogger(__name__)
+NAMED = "memory-"  # keys of sessions that are known by an id that nobody can guess
 
 
 class StudioBase:
@@ -21,6 +23,22 @@ class StudioBase:
         self.model = model
         self.store = store
         self.shelf = shelf
+
+    def key_of(self, client: str, memory: str) -> str:
+        """The session of a client of the API: its own (""), a new one that outlives it ("new"), or one of those by id.
+
+        Errors: LongMemError where there is no such memory (any more).
+        """
+        if not memory:
+            return client
+        if memory == "new":
+            memory = f"{NAMED}{secrets.token_urlsafe(18)}"
+            self.store.create(memory)
+        elif not str(memory).startswith(NAMED) or memory not in self.store:
+            raise LongMemError(
+                f"memory is {str(memory)[:60]!r}; there is no such memory (any more): 'new' makes one and gives its id."
+            )
+        return memory
 
     def settings_of(self, session: Session) -> MemorySettings:
         """How this visitor's memory is used: as the model says until they set something."""

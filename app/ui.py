@@ -1,23 +1,20 @@
 """The page: three regions, memory (sidebar), work (tabs) and inspector, and the named API endpoints."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import gradio as gr
 
 from app import theme
+from app.api import add_api
 from app.change_panel import build_change_panel, wire_change_panel
 from app.generate_tab import build_generate_tab, wire_generate_tab
 from app.handlers import Studio
 from app.inspector_panel import build_inspector_panel, wire_inspector_panel
-from app.memory_panel import FILE_TYPES, build_memory_panel, wire_memory_panel
+from app.memory_panel import build_memory_panel, wire_memory_panel
 from app.reading import SAMPLES, SampleShelf
 from app.score_tab import build_score_tab, wire_score_tab
 from app.session import GIB, SessionStore
-from app.settings import Settings
-from longmem.errors import LongMemError
 from longmem.model import LongMemForCausalLM
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -51,15 +48,15 @@ def build(
         choices = [tab.document, score_tab.document, change.document]
         reading = wire_memory_panel(demo, studio, memory, notice, choices)
         wire_change_panel(studio, change, reading)
-        run_ended = wire_generate_tab(studio, tab, notice, inspector.details)
+        runs_ended = wire_generate_tab(studio, tab, notice, inspector.details, reading)
         score_ended = wire_score_tab(studio, score_tab, notice, inspector.details)
-        wire_inspector_panel(demo, studio, inspector, notice, [run_ended, score_ended])
+        wire_inspector_panel(demo, studio, inspector, notice, [*runs_ended, score_ended])
 
         def leave(request: gr.Request) -> None:
             studio.leave(request.session_hash)
 
         demo.unload(leave)
-        _add_api(studio)
+        add_api(studio)
     return demo.queue(max_size=32, default_concurrency_limit=4)
 
 
@@ -81,59 +78,3 @@ def launch_options() -> dict:
         "ssr_mode": False,
         "footer_links": ["api"],
     }
-
-
-def _add_api(studio: Studio) -> None:
-    """The four named endpoints; each client has its own session. An error that a person can mend reaches the client."""
-
-    def load_documents(files: list[str] | None = None, texts: list | None = None, request: gr.Request = None) -> dict:
-        """Read files, and a list of texts, into this client's memory bank; returns what is in memory then."""
-        if not isinstance(texts or [], list) or not all(isinstance(text, str) for text in texts or []):
-            raise gr.Error("texts must be a list of strings.", print_exception=False)
-        with _errors_for_clients():
-            return studio.load_documents(request.session_hash, files or [], texts or [])
-
-    def generate(
-        prompt: str,
-        max_new_tokens: int = Settings.max_new_tokens,
-        temperature: float = Settings.temperature,
-        top_p: float = Settings.top_p,
-        seed: int = Settings.seed,
-        use_memory: bool = True,
-        trace_ranks: int = 4,
-        request: gr.Request = None,
-    ) -> Iterator[dict]:
-        """Go on from a prompt, streaming; the last object holds text, tokens, effect (nats), memory and trace."""
-        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
-        with _errors_for_clients():
-            yield from studio.generate_text(
-                request.session_hash, str(prompt), settings, use_memory=bool(use_memory), trace_ranks=trace_ranks
-            )
-
-    def clear_memory(request: gr.Request) -> dict:
-        """Empty this client's memory bank; returns what is in memory then."""
-        with _errors_for_clients():
-            return studio.clear_memory(request.session_hash)
-
-    def memory_summary(request: gr.Request) -> dict:
-        """What is in this client's memory bank: documents, tokens, chunks, capacity, bytes and device."""
-        with _errors_for_clients():
-            return studio.memory_summary(request.session_hash)
-
-    # Components that are never shown: an upload must be checked by gr.File, a plain `str` would be any server path.
-    files = gr.File(label="files", file_count="multiple", file_types=FILE_TYPES, visible=False)
-    texts, summary = gr.JSON(label="texts", visible=False), gr.JSON(label="memory", visible=False)
-    model_turn = {"concurrency_id": "model", "concurrency_limit": 1}
-    gr.Button(visible=False).click(load_documents, [files, texts], summary, api_name="load_documents", **model_turn)
-    gr.api(generate, api_name="generate", **model_turn)
-    gr.api(clear_memory, api_name="clear_memory")
-    gr.api(memory_summary, api_name="memory_summary")
-
-
-@contextmanager
-def _errors_for_clients() -> Iterator[None]:
-    """A LongMemError becomes the error that Gradio passes on to clients; others stay in the server's log."""
-    try:
-        yield
-    except LongMemError as error:
-        raise gr.Error(str(error), print_exception=False) from error

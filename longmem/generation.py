@@ -224,6 +224,18 @@ class Generation(BaseStreamer):
             ended = error
         self._queue.put(ended)
 
+    @property
+    def n_left(self) -> int:
+        """Tokens of prompt and text that have left the window."""
+        overflow = self._cache.overflow
+        return overflow.dropped_chunks * self.model.config.chunk_size + overflow.n_tokens
+
+    @property
+    def window_text(self) -> str:
+        """What prompt and text still have in the window."""
+        left = self.n_left
+        return self.running.text[self.running.spans[left][0] :] if left < len(self.running.spans) else ""
+
     def commit(self, memory: MemoryBank) -> int:
         """Add to a bank, as a document named `generated`, what has left the window of prompt and text so far.
 

@@ -598,3 +598,24 @@ def test_a_false_fact_takes_the_place_of_the_true_one_in_memory(opened):
         assert words in last(opened.change_document("me", Place(record.id, 0.5), put, find)).notice
     assert bank(opened).documents[record.id].text == record.text
     assert "Choose a document" in last(opened.change_document("me", Place(99, 0.5), "x", "")).notice
+
+
+def test_a_text_goes_on_and_what_left_the_window_enters_memory_once(opened):
+    options = {"max_new_tokens": 20, "temperature": 0.8, "top_p": 0.9, "seed": 1}
+    list(opened.generate("me", "The keeper wrote the name of every ship in a ledger.", options))
+    session = opened.store.get("me")
+    text = session.generation.running.text
+    list(opened.go_on("me", " And then", options, keep=False))
+    assert session.run.recipe.prompt == f"{text} And then"
+    assert len(bank(opened).documents) == 1
+    text, left = session.generation.running.text, session.generation.n_left
+    assert left > 0
+    list(opened.go_on("me", "", options, keep=True))
+    record = list(bank(opened).documents.values())[-1]
+    assert (record.name, record.n_tokens) == ("generated", left)
+    assert text.startswith(record.text)
+    assert text.endswith(session.run.recipe.prompt)
+    # A character that is cut by the edge of the window stands on both sides.
+    assert 0 <= len(record.text) + len(session.run.recipe.prompt) - len(text) <= 2
+    view = last(opened.go_on("you", "", options, keep=True))
+    assert "no text to continue" in view.notice
