@@ -616,6 +616,6 @@ def test_a_text_goes_on_and_what_left_the_window_enters_memory_once(opened):
     assert text.startswith(record.text)
     assert text.endswith(session.run.recipe.prompt)
     # A character that is cut by the edge of the window stands on both sides.
-    assert 0 <= len(record.text) + len(session.run.recipe.prompt) - len(text) <= 2
+    assert 0 <= len(record.text) + len(session.run.recipe.prompt) - len(text) <= 8
     view = last(opened.go_on("you", "", options, keep=True))
     assert "no text to continue" in view.notice
