@@ -123,8 +123,8 @@ def test_it_is_training_that_makes_memory_stale(saved_model, books):
 def test_a_backbone_that_is_trained_after_all_is_found_out(saved_model, books, monkeypatch):
     build = staleness.build_model
 
-    def thawed(settings: object) -> LongMemForCausalLM:
-        model = build(settings)
+    def thawed(*settings: object) -> LongMemForCausalLM:
+        model = build(*settings)
         model.backbone.requires_grad_(True)
         return model
 
