@@ -32,7 +32,8 @@ from longmem.training.memorize import MemorizingStep, MemorizingTraining, build_
 from longmem.training.run import make_optimizers, set_learning_rate
 
 SETTINGS = (
-    "documents backbone window steps every lanes memory_tokens probes probe_tokens max_characters matrix_lr other_lr warmup"
+    "documents backbone window steps every lanes memory_tokens probes probe_tokens max_characters matrix_lr other_lr "
+    "warmup"
 ).split()
 # What both systems take over from the model that is shown, and LongMem alone.
 SHARED = "memory_layers window chunk_size retrieved_tokens chunk_key gate gate_start".split()
