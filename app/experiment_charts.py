@@ -15,11 +15,12 @@ from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
 from app import charts, theme
-from app.experiment_tables import KIND_NAMES
+from app.experiment_tables import FRESH_KEYS, KIND_NAMES, OLD_KEYS
 
 NOTHING = "This result holds nothing for this chart."
 QUIET = {"gridcolor": "rgba(128,128,128,0.18)", "zeroline": False, "linecolor": "rgba(128,128,128,0.35)"}
-LOOK_UP = ("LongMem", "Memorizing Transformer", KIND_NAMES["top"])
+REFERENCE = {"line_dash": "dot", "line_color": "rgba(128,128,128,0.9)", "line_width": 1.5}
+LOOK_UP = ("LongMem", "Memorizing Transformer", KIND_NAMES["top"], FRESH_KEYS, OLD_KEYS)
 # (symbol, dash) of known series; others take those of OTHERS in turn.
 MARKS = {
     "LongMem": ("circle", "solid"),
@@ -30,6 +31,11 @@ MARKS = {
     "SideNet trained without memory": ("triangle-down-open", "dashdot"),
     "full attention": ("cross", "longdash"),
     "sliding window": ("square-open", "dot"),
+    KIND_NAMES["top"]: ("circle", "solid"),
+    KIND_NAMES["random_retrieved"]: ("square-open", "dash"),
+    KIND_NAMES["random_stored"]: ("diamond-open", "dot"),
+    FRESH_KEYS: ("circle", "solid"),
+    OLD_KEYS: ("diamond-open", "dash"),
 }
 OTHERS = [
     ("x-thin-open", "dot"),
@@ -58,7 +64,7 @@ class Quantity:
     def number(self, value: float) -> str:
         """A recorded number in the unit; "–" where there is none."""
         sign = "+" if self.signed else ""
-        return f"{self.factor * value:{sign},.{self.digits}f}" if np.isfinite(value) else "–"
+        return f"{self.factor * value:{sign},.{self.digits}f}".replace("-", "−") if np.isfinite(value) else "–"
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ def cells(chart: Chart, table: pd.DataFrame) -> list[list[str]]:
 def _lines(chart: Chart, table: pd.DataFrame) -> Figure:
     """A line or a row of dots for each series, with intervals; panels stand one above the other."""
     panels, series = list(table.panel.unique()), list(table.series.unique())
-    figure = _panels(panels, height=210 if len(panels) == 1 else 165, legend=series)
+    figure = _panels(panels, height=210 if len(panels) == 1 else 150, legend=series)
     ordinal = chart.form != "steps"
     places = {x: place for place, x in enumerate(table.x.drop_duplicates())}
     for row, panel in enumerate(panels, start=1):
@@ -233,6 +239,8 @@ def _cloud(chart: Chart, table: pd.DataFrame) -> Figure:
             hovertemplate="effect %{x:+.2f} nats<br>falls by %{y:+.3f} nats<extra></extra>",
         )
         figure.add_trace(cloud)
+    reach = [float(table.x.min()), float(table.x.max())]
+    figure.add_shape(type="line", x0=reach[0], y0=reach[0], x1=reach[1], y1=reach[1], **REFERENCE, layer="below")
     figure.update_xaxes(title_text=escape(chart.x))
     figure.update_yaxes(title_text=escape(chart.quantity.title))
     return figure
@@ -253,7 +261,9 @@ def _panels(panels: list[str], *, height: int, legend: list[str]) -> Figure:
     top, bottom = 62, 62 + 20 * _legend_lines(legend)
     whole = top + bottom + len(panels) * (height + 34) - 34
     gap = 34 / (whole - top - bottom) if len(panels) > 1 else 0
-    figure = make_subplots(len(panels), 1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=gap)
+    figure = make_subplots(
+        len(panels), 1, shared_xaxes=True, shared_yaxes="all", subplot_titles=titles, vertical_spacing=gap
+    )
     figure.update_layout(theme.figure_layout(whole))
     figure.update_layout(
         margin={"t": top + (14 if any(panels) else 0), "b": bottom, "l": 8, "r": 8},
@@ -290,12 +300,11 @@ def _legend_lines(names: list[str]) -> int:
 
 def _draw_level(figure: Figure, chart: Chart, value: float, label: str) -> None:
     at = chart.quantity.factor * value
-    line = {"line_dash": "dot", "line_color": "rgba(128,128,128,0.9)", "line_width": 1.5}
     if chart.form == "rows":
-        figure.add_vline(at, **line)
+        figure.add_vline(at, **REFERENCE)
         return
     figure.add_hline(
-        at, **line, annotation_text=escape(label), annotation_position="bottom right", annotation_font_size=11
+        at, **REFERENCE, annotation_text=escape(label), annotation_position="bottom right", annotation_font_size=11
     )
 
 

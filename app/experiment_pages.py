@@ -4,6 +4,7 @@ Published numbers are those of Wang et al. 2023 as far as we know them; each pag
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from app import experiment_tables as tables
 from app.experiment_charts import Chart, Quantity
@@ -43,6 +44,11 @@ class Page:
     knobs: dict[str, Knob]
     takes_text: bool = True
 
+    @property
+    def recorded_as(self) -> str:
+        """The file, without its ending, that the command writes."""
+        return Path(self.command.rpartition("--json ")[2]).stem
+
 
 PERPLEXITY = Quantity("perplexity", digits=2)
 CHANGE = Quantity("change of perplexity", "%", 100, 1, signed=True)
@@ -64,7 +70,8 @@ PAGES: dict[str, Page] = {
         title="Perplexity",
         heading="Does memory help to predict long texts?",
         question="Perplexity says how surprised a model is by each next token: 40 means as unsure as between 40 "
-        "equally likely tokens, so lower is better. If memory works, it should help the more, the further a document has gone.",
+        "equally likely tokens, so lower is better. If memory works, it should help the more, the further a document "
+        "has gone.",
         method="Each document is read alone from its beginning; memory starts empty and fills as reading goes on. "
         "All systems predict the same tokens. Between documents of very different difficulty the plain numbers spread "
         "widely; the change against the backbone compares each document with itself.",
@@ -417,7 +424,8 @@ PAGES: dict[str, Page] = {
                 CHANGE,
                 "variant",
                 "rows",
-                level=_zero,
+                "what differs",
+                _zero,
             ),
             Chart(
                 "recall",
@@ -427,6 +435,7 @@ PAGES: dict[str, Page] = {
                 RECALL,
                 "variant",
                 "rows",
+                "what differs",
             ),
         ),
         unit="variants",

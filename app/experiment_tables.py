@@ -13,6 +13,7 @@ import pandas as pd
 
 COLUMNS = ["panel", "series", "x", "value", "low", "high", "n"]
 DRAWS = 2_000  # of the bootstrap, as the evaluations have it
+FRESH_KEYS, OLD_KEYS = "with fresh keys", "with the keys of the start"
 SYSTEM_NAMES = {
     "backbone": "backbone, window only",
     "backbone_sliding": "backbone, sliding window",
@@ -222,11 +223,11 @@ def staleness_curve(metric: str):
 
 
 def staleness_perplexity(result: dict) -> pd.DataFrame:
-    """Perplexity with the keys that were cached at the start, and with keys that are written now."""
+    """Perplexity with the keys that were stored at the start, and with keys that are written now; a panel a system."""
     return points(
-        _row("", f"{name_of(system)}, {words}", point["step"], point[system], f"perplexity_{metric}")
+        _row(name_of(system), words, point["step"], point[system], f"perplexity_{metric}")
         for system in result["systems"]
-        for metric, words in (("stale", "old keys"), ("fresh", "fresh keys"))
+        for metric, words in (("fresh", FRESH_KEYS), ("stale", OLD_KEYS))
         for point in result["curve"]
     )
 
@@ -262,9 +263,7 @@ def attribution_by_sign(result: dict) -> pd.DataFrame:
     """The same for one chunk, of the tokens that memory helped and of those that it hurt."""
     found = {name: group for name, group in result["groups"].items() if group.get("tokens")}
     return points(
-        _row("", name_of(kind), f"tokens that memory {name}", group, kind)
-        for kind in KINDS
-        for name, group in found.items()
+        _row("", name_of(kind), f"{name} by memory", group, kind) for kind in KINDS for name, group in found.items()
     )
 
 
@@ -282,14 +281,22 @@ def attribution_by_token(result: dict) -> pd.DataFrame:
 
 def comparison_change(result: dict) -> pd.DataFrame:
     """Change of perplexity by memory against the backbone for each variant, the best one first."""
-    changes = {item["name"]: item["change"] for item in result["items"]}
     n = result.get("documents", 0)
-    rows = [("", "LongMem", name, gain["change"], gain["low"], gain["high"], n) for name, gain in changes.items()]
+    rows = []
+    for item in result["items"]:
+        gain = item["change"]
+        rows.append(("", _differs(item), item["name"], gain["change"], gain["low"], gain["high"], n))
     return points(rows).sort_values("value", kind="stable").reset_index(drop=True)
 
 
 def comparison_recall(result: dict) -> pd.DataFrame:
     """Share of asked tokens that were right at the end of training, for each variant in the order of its change."""
-    recall = {item["name"]: item.get("recall") for item in result["items"]}
+    found = {item["name"]: item for item in result["items"]}
     order = comparison_change(result).x
-    return points(("", "LongMem", name, recall[name], None, None, 0) for name in order)
+    return points(("", _differs(found[name]), name, found[name].get("recall"), None, None, 0) for name in order)
+
+
+def _differs(item: dict) -> str:
+    """In what a variant differs from the others' common settings."""
+    changes = [f"{name.replace('_', ' ')} {value}" for name, value in item.get("changes", {}).items()]
+    return ", ".join(changes) or "nothing"

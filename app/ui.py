@@ -8,6 +8,8 @@ from pathlib import Path
 import gradio as gr
 
 from app import theme
+from app.experiments import RESULTS, Experiments
+from app.experiments_tab import build_experiments_tab, wire_experiments_tab
 from app.generate_tab import build_generate_tab, wire_generate_tab
 from app.generating import Settings
 from app.handlers import Studio
@@ -26,9 +28,17 @@ element.addEventListener('click', (event) => { if (event.target.closest('[data-d
 
 
 def build(
-    model: LongMemForCausalLM, *, byte_budget: int = 4 * GIB, samples: Path = SAMPLES, read_opening_sample: bool = True
+    model: LongMemForCausalLM,
+    *,
+    byte_budget: int = 4 * GIB,
+    samples: Path = SAMPLES,
+    results: Path = RESULTS,
+    read_opening_sample: bool = True,
 ) -> gr.Blocks:
-    """The studio over `model`: a page and an API. All sessions' banks together stay within `byte_budget` bytes."""
+    """The studio over `model`: a page and an API. All sessions' banks together stay within `byte_budget` bytes.
+
+    samples: folder of sample documents; results: folder of recorded results.
+    """
     shelf = SampleShelf(model, samples)
     studio = Studio(model, SessionStore(model.new_bank, byte_budget=byte_budget), shelf)
     if read_opening_sample:  # while the page is being built and fetched
@@ -41,11 +51,14 @@ def build(
             with gr.Column(scale=11, min_width=320, elem_id="lm-work"), gr.Tabs(elem_id="lm-tabs"):
                 with gr.Tab("Generate", id="generate"):
                     tab = build_generate_tab()
+                with gr.Tab("Experiments", id="experiments", elem_id="lm-experiments-tab") as experiments_tab:
+                    experiment_pages = build_experiments_tab()
             with gr.Column(scale=9, min_width=320, elem_id="lm-look"):
                 inspector = build_inspector_panel()
         wire_memory_panel(demo, studio, memory, notice, tab.document)
         run_ended = wire_generate_tab(studio, tab, notice, inspector.details)
         wire_inspector_panel(demo, studio, inspector, [run_ended])
+        wire_experiments_tab(experiments_tab, Experiments(studio, results), experiment_pages, notice)
 
         def leave(request: gr.Request) -> None:
             studio.leave(request.session_hash)

@@ -17,7 +17,7 @@ LIBRARY = (
 ).split()
 HOMES = {
     "faiss": {"longmem/search.py"},
-    "plotly": {"app/theme.py", "app/charts.py"},
+    "plotly": {"app/theme.py", "app/charts.py", "app/experiment_charts.py"},
     "typer": {f"longmem/{name}.py" for name in ("__main__", "commands", "evaluate_commands", "train_commands")},
 }
 

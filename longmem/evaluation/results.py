@@ -103,7 +103,7 @@ class Items:
             return result | {"stopped": True}
         if self.options.json is not None:
             part = self.options.json.with_name(self.options.json.name + ".part")
-            part.write_text(json.dumps(_rounded(result), indent=1) + "\n", encoding="utf-8")
+            part.write_text(json.dumps(rounded(result), indent=1) + "\n", encoding="utf-8")
             part.replace(self.options.json)
             self._path.unlink(missing_ok=True)
         return result
@@ -205,10 +205,10 @@ def _plain(value: object) -> object:
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def _rounded(value: object) -> object:
+def rounded(value: object) -> object:
     """Numbers with the digits that mean something, and null for what is not a number."""
     if isinstance(value, float):
         return None if value != value or value in (float("inf"), float("-inf")) else float(f"{value:.6g}")
     if isinstance(value, dict):
-        return {str(key): _rounded(part) for key, part in value.items()}
-    return [_rounded(part) for part in value] if isinstance(value, list | tuple) else value
+        return {str(key): rounded(part) for key, part in value.items()}
+    return [rounded(part) for part in value] if isinstance(value, list | tuple) else value

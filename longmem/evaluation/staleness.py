@@ -81,8 +81,13 @@ def measure_staleness(options: StalenessOptions) -> dict:
     systems = Systems(options.model, ("longmem",))
     items = Items("staleness", options, systems, settings_of(options, *SETTINGS))
     rows = staleness_steps(options, measured=[int(step) for step in items.found])
-    for step in items.each(map(str, _measured_steps(options))):
+    for step in items.each(map(str, measured_steps(options))):
         items.add(step, next(rows))
+    return staleness_result(items)
+
+
+def staleness_result(items: Items) -> dict:
+    """The result of the steps that have been measured, one at least."""
     curve = list(items.found.values())
     found = {name: curve[-1][name] for name in ("longmem", "memtrm")}
     exact = all(row["longmem_is_exact"] for row in curve)
@@ -115,9 +120,9 @@ def staleness_steps(
     for learner in learners.values():
         learner.cached = learner.read(probe.past_PT)
     batches = iter(_lanes(options, training, tokenizer, window))
-    last = max(set(_measured_steps(options)) - set(measured), default=-1)
+    last = max(set(measured_steps(options)) - set(measured), default=-1)
     for step in range(last + 1):
-        if step in _measured_steps(options) and step not in measured:
+        if step in measured_steps(options) and step not in measured:
             yield _row(step, {name: learner.compare(probe) for name, learner in learners.items()})
         if step == last or (stop is not None and stop.is_set()):
             return
@@ -137,7 +142,8 @@ def _check(options: StalenessOptions) -> None:
         raise LongMemError(f"window is {options.window}; it must be at least 1.")
 
 
-def _measured_steps(options: StalenessOptions) -> list[int]:
+def measured_steps(options: StalenessOptions) -> list[int]:
+    """After how many steps of training there is a row of the curve."""
     return sorted({*range(0, options.steps, options.every), options.steps})
 
 
