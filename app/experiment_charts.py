@@ -96,7 +96,7 @@ def draw(chart: Chart, table: pd.DataFrame, *, level: tuple[float, str] | None =
     title = f"Small run · {chart.title}" if small else chart.title
     subtitle = f"{small}: the interval is wide" if small else chart.note
     figure.update_layout(title_text=escape(title), title_subtitle_text=escape(subtitle))
-    figure.update_layout(uirevision=f"{chart.name} {small}")
+    figure.update_layout(uirevision=escape(f"{chart.name} {small}"))
     if small:
         figure.add_annotation(
             text="small run", xref="paper", yref="paper", x=0.5, y=0.5, showarrow=False, opacity=0.13, font_size=46
@@ -157,7 +157,7 @@ def _series_trace(
         error_y=_error(part, factor),
         mode="markers" if chart.form == "dots" else "lines+markers",
         name=escape(name),
-        legendgroup=name,
+        legendgroup=escape(name),
         showlegend=first,
         line={"color": colour, "dash": dash, "width": 2},
         marker={"color": colour, "symbol": symbol, "size": 9, "line": {"color": colour, "width": 2}},

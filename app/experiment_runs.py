@@ -31,6 +31,7 @@ from longmem.training.tasks import word_examples
 HEARTBEAT = 1.0  # seconds between signs of life
 SPARE = 16  # tokens that a part has more than it needs: cut out of its text it may be tokenised a little otherwise
 IN_WINDOW = 4  # demonstrations in the window of a small run of in-context learning
+MADE_UP_TEMPLATE = "Input: {text} Type: {label}. "
 STALE_WINDOW = 128  # tokens: what makes the training of two models fit in a minute on one core
 STALE_EVERY = 4
 
@@ -151,7 +152,7 @@ def _icl(job: Job, folder: Path, follower: Follower) -> dict:
     name = set_name(Path(train)) if train else "made-up words"
     if not train:
         train, test = made_up(folder, job.numbers["memory"] + IN_WINDOW, job.numbers["items"])
-        template = "Input: {text} Type: {label}. "
+        template = MADE_UP_TEMPLATE
     options = IclOptions(
         job.model,
         train=(Path(train),),
