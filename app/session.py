@@ -74,6 +74,8 @@ class Session:
     lock: threading.Lock = field(default_factory=threading.Lock)
     stop_reading: threading.Event = field(default_factory=threading.Event)
     stop_generating: threading.Event = field(default_factory=threading.Event)
+    stop_measuring: dict[str, threading.Event] = field(default_factory=dict)  # by evaluation
+    measured: dict[str, dict] = field(default_factory=dict)  # the result of the last small run of each evaluation
     run: Run | None = None
     generation: Generation | None = None  # the last text, as long as it can be continued
     chosen: tuple[int | None, int | None] = (None, None)  # step and layer that the inspector is at
@@ -93,6 +95,8 @@ class Session:
         """End whatever runs, after the segment or token that it is at."""
         self.stop_reading.set()
         self.stop_generating.set()
+        for stop in list(self.stop_measuring.values()):
+            stop.set()
 
 
 def memory_map(bank: MemoryBank) -> pd.DataFrame:

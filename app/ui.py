@@ -8,6 +8,8 @@ import gradio as gr
 from app import theme
 from app.api import add_api
 from app.change_panel import build_change_panel, wire_change_panel
+from app.experiments import RESULTS, Experiments
+from app.experiments_tab import build_experiments_tab, wire_experiments_tab
 from app.generate_tab import build_generate_tab, wire_generate_tab
 from app.handlers import Studio
 from app.inspector_panel import build_inspector_panel, wire_inspector_panel
@@ -25,9 +27,17 @@ element.addEventListener('click', (event) => { if (event.target.closest('[data-d
 
 
 def build(
-    model: LongMemForCausalLM, *, byte_budget: int = 4 * GIB, samples: Path = SAMPLES, read_opening_sample: bool = True
+    model: LongMemForCausalLM,
+    *,
+    byte_budget: int = 4 * GIB,
+    samples: Path = SAMPLES,
+    results: Path = RESULTS,
+    read_opening_sample: bool = True,
 ) -> gr.Blocks:
-    """The studio over `model`: a page and an API. All sessions' banks together stay within `byte_budget` bytes."""
+    """The studio over `model`: a page and an API. All sessions' banks together stay within `byte_budget` bytes.
+
+    samples: folder of sample documents; results: folder of recorded results.
+    """
     shelf = SampleShelf(model, samples)
     studio = Studio(model, SessionStore(model.new_bank, byte_budget=byte_budget), shelf)
     if read_opening_sample:  # while the page is being built and fetched
@@ -42,6 +52,8 @@ def build(
                     tab = build_generate_tab()
                 with gr.Tab("Score", id="score"):
                     score_tab = build_score_tab()
+                with gr.Tab("Experiments", id="experiments", elem_id="lm-experiments-tab") as experiments_tab:
+                    experiment_pages = build_experiments_tab()
             with gr.Column(scale=9, min_width=320, elem_id="lm-look"):
                 inspector = build_inspector_panel()
                 change = build_change_panel()
@@ -51,6 +63,7 @@ def build(
         runs_ended = wire_generate_tab(studio, tab, notice, inspector.details, reading)
         score_ended = wire_score_tab(studio, score_tab, notice, inspector.details)
         wire_inspector_panel(demo, studio, inspector, notice, [*runs_ended, score_ended])
+        wire_experiments_tab(experiments_tab, Experiments(studio, results), experiment_pages, notice)
 
         def leave(request: gr.Request) -> None:
             studio.leave(request.session_hash)

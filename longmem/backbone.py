@@ -6,6 +6,7 @@ to the `Taps` of the call that is running in this thread, never onto a module, s
 Shapes: B batch, T tokens, H query heads, G key-value heads, D head dimension, E hidden size.
 """
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -165,6 +166,13 @@ def load_backbone(name_or_path: str | Path) -> PreTrainedModel:
     state = {name.removeprefix(inside): weight for name, weight in weights.items() if name.startswith(inside)}
     backbone_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config.backbone_config)]
     return backbone_class.from_pretrained(None, config=config.backbone_config, state_dict=state)
+
+
+def copy_of(causal_lm: PreTrainedModel) -> PreTrainedModel:
+    """The same weights in a model of its own, on the same device, without the hooks of a `Backbone`."""
+    copied = MODEL_FOR_CAUSAL_LM_MAPPING[type(causal_lm.config)](copy.deepcopy(causal_lm.config))
+    copied.to(causal_lm.device, causal_lm.dtype).load_state_dict(causal_lm.state_dict())
+    return copied.eval()
 
 
 def attention_scaling(attention: nn.Module) -> float:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import threading
 from collections import Counter
 from random import Random
 
@@ -11,9 +12,17 @@ import numpy as np
 import pytest
 import torch
 
+from longmem.backbone import copy_of
 from longmem.documents import Document
-from longmem.errors import LongMemError, TrainingDataError
-from longmem.evaluation.comparison import ComparisonOptions, measure_comparison, read_variants
+from longmem.errors import LongMemError, Stopped, TrainingDataError
+from longmem.evaluation.comparison import (
+    ComparisonOptions,
+    RetrievalOptions,
+    measure_comparison,
+    measure_retrieval,
+    read_variants,
+)
+from longmem.evaluation.comparison import table as comparison_table
 from longmem.evaluation.efficiency import EfficiencyOptions, measure_efficiency, why_not_full_attention
 from longmem.evaluation.efficiency import table as efficiency_table
 from longmem.evaluation.needle import KINDS, NeedleOptions, ask, draw_facts, measure_needle, plant
@@ -352,3 +361,81 @@ def test_a_comparison_of_nothing_or_of_unknown_settings_is_refused(saved_model, 
 def test_the_variants_of_the_package_are_valid():
     _, variants = read_variants("cpu")
     assert "attend" in variants
+
+
+# Followed, stopped, on a loaded model -----------------------------------------------------------------------------
+
+
+def test_a_caller_can_follow_the_items_instead_of_a_progress_bar(saved_model, book, capfd):
+    seen = []
+    perplexity(saved_model, book, max_tokens=64, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(0, 2), (1, 2), (2, 2)]
+    assert "perplexity:" not in capfd.readouterr().err
+
+
+def test_a_run_stopped_between_items_gives_those_it_has_and_writes_no_result(saved_model, book, tmp_path):
+    stop, path = threading.Event(), tmp_path / "result.json"
+
+    def progress(done: int, total: int) -> None:
+        if done == 1:
+            stop.set()
+
+    options = {"max_tokens": 64, "json": path}
+    result = perplexity(saved_model, book, **options, progress=progress, stop=stop)
+    assert result["stopped"]
+    assert [item["title"] for item in result["items"]] == ["Book 0"]
+    assert not path.exists()
+    whole = perplexity(saved_model, book, **options, resume=True)  # and goes on from there
+    assert "stopped" not in whole
+    assert [item["title"] for item in whole["items"]] == ["Book 0", "Book 1"]
+
+
+def test_a_run_stopped_before_its_first_item_says_so(saved_model, book):
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        perplexity(saved_model, book, stop=stop)
+
+
+def test_a_loaded_model_is_measured_as_the_saved_one(saved_model, tiny_model, book):
+    loaded, saved = (perplexity(model, book, max_tokens=96)["systems"] for model in (tiny_model, saved_model))
+    assert set(loaded) <= set(saved)
+    assert loaded["longmem"]["perplexity"] == pytest.approx(saved["longmem"]["perplexity"], rel=1e-4)
+
+
+def test_efficiency_of_a_loaded_model_leaves_it_as_it_was(tiny_model, book):
+    hooks = sum(len(module._forward_hooks) for module in tiny_model.modules())
+    result = measure_efficiency(
+        EfficiencyOptions(tiny_model, documents=(book,), lengths=(128,), new_tokens=2, rounds=1)
+    )
+    assert "longmem_1_memory_layer" in result["systems"]
+    assert sum(len(module._forward_hooks) for module in tiny_model.modules()) == hooks
+
+
+def test_a_copy_of_a_backbone_has_its_weights_and_is_its_own(tiny_model):
+    causal_lm = tiny_model.backbone.causal_lm
+    copied, ids = copy_of(causal_lm), torch.arange(20)[None]
+    assert torch.equal(copied(ids).logits, causal_lm(ids).logits)
+    weight = next(copied.parameters())
+    with torch.no_grad():
+        weight += 1
+    assert not torch.equal(weight, next(causal_lm.parameters()))
+    assert all(not module._forward_hooks for module in copied.modules())
+
+
+def test_settings_of_retrieval_are_compared_without_training(tiny_model, book):
+    seen = []
+    result = measure_retrieval(
+        RetrievalOptions(tiny_model, documents=(book,), max_tokens=96, progress=lambda *step: seen.append(step))
+    )
+    assert seen[-1] == (6, 6)
+    found = {item["name"]: item for item in result["items"]}
+    assert next(iter(found)) == "as trained"
+    assert found["layer 1 alone"]["changes"] == {"memory_layers": [1]}
+    assert result["documents"] == 2
+    changes = [item["change"]["change"] for item in found.values()]
+    assert len(set(changes)) > 3
+    plain = perplexity(tiny_model, book, max_tokens=96, score_every=2)["gains"]["backbone"]["change"]
+    assert changes[0] == pytest.approx(plain, rel=1e-4)
+    assert tiny_model.config.memory_layers == [1, 3]
+    assert comparison_table(result)[1][-1] == "-"

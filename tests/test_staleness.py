@@ -123,8 +123,8 @@ def test_it_is_training_that_makes_memory_stale(saved_model, books):
 def test_a_backbone_that_is_trained_after_all_is_found_out(saved_model, books, monkeypatch):
     build = staleness.build_model
 
-    def thawed(settings: object) -> LongMemForCausalLM:
-        model = build(settings)
+    def thawed(*settings: object) -> LongMemForCausalLM:
+        model = build(*settings)
         model.backbone.requires_grad_(True)
         return model
 
@@ -268,3 +268,18 @@ def test_wrong_options_and_too_few_texts_are_named(saved_model, books):
         next(staleness_steps(small(saved_model, books, probe_tokens=32_000)))
     with pytest.raises(LongMemError, match="always compares longmem and memtrm"):
         measure_staleness(small(saved_model, books, systems=("longmem",)))
+
+
+def test_a_loaded_model_is_shown_in_smaller_windows_and_left_as_it_was(tiny_model, books):
+    weights = {name: value.clone() for name, value in tiny_model.state_dict().items()}
+    rows = list(staleness_steps(small(tiny_model, books, window=16, steps=2)))
+    assert rows[-1]["memtrm"]["cosine"] < 1
+    assert rows[-1]["longmem_is_exact"]
+    assert all(torch.equal(weights[name], value) for name, value in tiny_model.state_dict().items())
+    with pytest.raises(LongMemError, match="window is 0"):
+        next(staleness_steps(small(tiny_model, books, window=0)))
+
+
+def test_a_loaded_model_is_trained_as_the_saved_one(saved_model, tiny_model, books, rows):
+    loaded = list(staleness_steps(small(tiny_model, books)))
+    assert loaded[-1]["memtrm"]["cosine"] == pytest.approx(rows[-1]["memtrm"]["cosine"], abs=1e-3)

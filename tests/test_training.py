@@ -21,7 +21,7 @@ from longmem.training.pretrain import BackboneTraining, prefix_matching, pretrai
 from longmem.training.rows import IGNORED, BackboneRows, RowMixture
 from longmem.training.run import Run
 from longmem.training.settings import config_names, load_settings
-from longmem.training.tasks import CLASSIFIERS, DemonstrationStreams
+from longmem.training.tasks import CLASSIFIERS, DemonstrationStreams, word_examples
 from tests.conftest import tiny_smollm3
 
 TEXT = "The keeper wrote the name of every ship in a ledger, and in the morning the ship returned to the sea. "
@@ -458,3 +458,14 @@ def test_a_preset_gives_what_the_file_and_the_command_line_leave_open():
 def test_missing_data_is_named(tmp_path):
     with pytest.raises(TrainingDataError, match=r"nothing\.jsonl"):
         list(read_packs([tmp_path / "nothing.jsonl"]))
+
+
+def test_made_up_examples_use_the_words_of_their_label_only():
+    examples = word_examples(Random(3), 300)
+    assert examples == word_examples(Random(3), 300)
+    labels = {label for _, label in examples}
+    assert len(labels) > 1
+    words = {label: {w for text, own in examples if own == label for w in text[:-1].split()} for label in labels}
+    shared = set.intersection(*words.values())
+    assert all(words[label] - set.union(*(words[o] for o in labels if o != label)) for label in labels)
+    assert shared  # words of nobody

@@ -2,20 +2,26 @@
 
 A TOML file names the settings that all share, and the variants: `[variants.NAME]` with what differs. Each variant is
 trained from the same seed on the same text, and measured by perplexity and by its training metrics.
+
+`measure_retrieval` compares without training: one model with other settings of retrieval than it was trained with.
 """
 
+import copy
 import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from longmem.backbone import copy_of
 from longmem.errors import TrainingDataError
 from longmem.evaluation.perplexity import PerplexityOptions, measure_perplexity
 from longmem.evaluation.results import Items, Options, settings_of
 from longmem.evaluation.systems import Systems
+from longmem.model import LongMemForCausalLM
 from longmem.training.adapt import SideNetTraining, adapt
 from longmem.training.settings import CONFIGS
 
+COMPARED = ("backbone", "empty_bank", "longmem")
 LAST = 3  # log lines of training whose mean tells how far recall has come
 
 
@@ -72,7 +78,7 @@ def measure_variant(name: str, shared: dict, changes: dict, options: ComparisonO
     measured = measure_perplexity(
         PerplexityOptions(
             str(folder / "model"),
-            systems=("backbone", "empty_bank", "longmem"),
+            systems=COMPARED,
             documents=options.documents,
             max_tokens=options.max_tokens,
             score_every=1,
@@ -94,11 +100,70 @@ def _end_of_training(path: Path) -> dict:
     return {key: sum(row[key] for row in rows) / len(rows) for key in ("recall", "gate", "tokens_per_second")}
 
 
+@dataclass(frozen=True)
+class RetrievalOptions(Options):
+    """documents: held-out text; max_tokens: of each document; score_every: score every n-th window, read all."""
+
+    documents: tuple[Path, ...] = ()
+    max_tokens: int = 6_144
+    score_every: int = 2
+
+
+def measure_retrieval(options: RetrievalOptions) -> dict:
+    """Measure one model with several settings of retrieval, and return (and write) one item for each.
+
+    Nothing is trained, so there is no recall in training; "documents" is how many the intervals go over.
+    """
+    systems = Systems(options.model, COMPARED)
+    variants = retrieval_variants(systems.model)
+    settings = settings_of(options, "documents", "max_tokens", "score_every") | {"trained": False}
+    items, n = Items("comparison", options, systems, settings), 0
+    for name in items.each(variants):
+        model = with_retrieval(systems.model, variants[name])
+        own = {"documents": options.documents, "max_tokens": options.max_tokens, "score_every": options.score_every}
+        measured = measure_perplexity(
+            PerplexityOptions(model, systems=COMPARED, progress=lambda done, total: None, **own)
+        )
+        perplexity = {system: measured["systems"][system]["perplexity"] for system in COMPARED}
+        n = measured["systems"]["longmem"]["n"]
+        gain = measured["gains"]["backbone"]
+        items.add(name, {"name": name, "changes": variants[name], "perplexity": perplexity, "change": gain})
+    return items.finish({}, documents=n)
+
+
+def retrieval_variants(model: LongMemForCausalLM) -> dict[str, dict]:
+    """As it was trained, and with one thing changed: how many tokens, which score of a chunk, one layer alone."""
+    config = model.config
+    fewer = max(config.chunk_size, config.retrieved_tokens // 4 // config.chunk_size * config.chunk_size)
+    changes: dict[str, dict] = {"as trained": {}}
+    for tokens in (fewer, 2 * config.retrieved_tokens):
+        changes[f"{tokens} tokens retrieved"] = {"retrieved_tokens": tokens}
+    other = "mean" if config.chunk_key == "max" else "max"
+    changes[f"chunk score: {other}"] = {"chunk_key": other}
+    if len(config.memory_layers) > 1:
+        changes |= {f"layer {layer} alone": {"memory_layers": [layer]} for layer in config.memory_layers}
+    return changes
+
+
+def with_retrieval(model: LongMemForCausalLM, changes: dict) -> LongMemForCausalLM:
+    """The same weights in a model of its own, with other settings. Errors: LongMemError, a setting that cannot be."""
+    config = copy.deepcopy(model.config)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    config.validate_memory()
+    variant = LongMemForCausalLM(config, copy_of(model.backbone.causal_lm))
+    # A layer that no longer retrieves has no gate: that one has nowhere to go.
+    variant.sidenet.load_state_dict(model.sidenet.state_dict(), strict=False)
+    variant.tokenizer = model.tokenizer
+    return variant.to(model.device, model.dtype).eval().freeze()
+
+
 def table(result: dict) -> list[list[str]]:
     """Rows for people: variant, perplexities, change against the backbone, recall in training."""
     rows = [["variant", "backbone", "empty bank", "with bank", "against backbone", "recall in training"]]
     for item in result["items"]:
         values = [f"{item['perplexity'][name]:.2f}" for name in ("backbone", "empty_bank", "longmem")]
         change = f"{100 * item['change']['change']:+.1f} %"
-        rows.append([item["name"], *values, change, f"{100 * item['recall']:.0f} %"])
+        recall = f"{100 * item['recall']:.0f} %" if item.get("recall") is not None else "-"
+        rows.append([item["name"], *values, change, recall])
     return rows

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
-from longmem.backbone import load_backbone
+from longmem.backbone import copy_of
 from longmem.documents import segments
 from longmem.errors import LongMemError
 from longmem.evaluation.results import Items, Options, settings_of
@@ -131,16 +131,16 @@ def measure_efficiency(options: EfficiencyOptions) -> dict:
     settings |= {"device": device_name(model), "dtype": str(model.dtype), "threads": torch.get_num_threads()}
     items = Items("efficiency", options, systems, settings)
     ids_T = text_of(model, options.documents, max(options.lengths)).to(model.device)
-    timed = contestants(model, options.model, options.backend)
+    timed = contestants(model, options.backend)
     keys = {str(length): length for length in sorted(options.lengths)}
     for key in items.each(keys):
         items.add(key, {"length": keys[key], **measure_length(model, timed, ids_T[: keys[key]], options)})
-    ratios = base_ratios(model, ids_T, options)
+    ratios = {} if items.is_stopped else base_ratios(model, ids_T, options)
     found = list(items.found.values())
     return items.finish(found[-1]["systems"], ratios=ratios | _against_full(found))
 
 
-def contestants(model: LongMemForCausalLM, path: str, backend: str) -> dict[str, Timed]:
+def contestants(model: LongMemForCausalLM, backend: str) -> dict[str, Timed]:
     """The systems by name: besides the model itself, LongMem with one, three and as many memory layers as can be."""
     timed: dict[str, Timed] = {"full_attention": FullAttention(model), "sliding_window": SlidingWindow(model)}
     timed["longmem"] = WithMemory(model, backend)
@@ -149,7 +149,7 @@ def contestants(model: LongMemForCausalLM, path: str, backend: str) -> dict[str,
     names = ("window", "chunk_size", "retrieved_tokens", "chunk_key")
     options = {name: getattr(model.config, name) for name in names} | {"layer_reduction_factor": r}
     for n in sorted({1, min(3, len(every)), len(every)}):
-        backbone = load_backbone(path).to(model.device, model.dtype)
+        backbone = copy_of(model.backbone.causal_lm)
         fresh = LongMemForCausalLM.from_backbone(backbone, memory_layers=every[-n:], **options).eval()
         label = "all" if n == len(every) else n
         timed[f"longmem_{label}_memory_layer{'' if n == 1 else 's'}"] = WithMemory(fresh.to(model.device), backend)

@@ -26,7 +26,7 @@ from longmem.demonstrations import (
     read_demonstrations,
     to_document,
 )
-from longmem.errors import LongMemError
+from longmem.errors import LongMemError, Stopped
 from longmem.evaluation.results import DRAWS, Items, Options, best_control, draw, settings_of
 from longmem.evaluation.systems import Memories, Systems
 
@@ -96,6 +96,7 @@ def measure_icl(options: IclOptions) -> dict:
 
     Raises:
         LongMemError: a file cannot be used, or holds too few demonstrations; none fits in the window.
+        Stopped: before one setting had been measured with all sets and seeds.
     """
     _check(options)
     sets = {data.name: data for data in read_sets(options)}
@@ -119,9 +120,14 @@ def measure_icl(options: IclOptions) -> dict:
             n_window = keys[key][3]
             item = measure_setting(systems, sets[name], drawn.in_window[:n_window], memories, n_memory > 0)
             items.add(key, {"set": name, "seed": seed, "in_window": n_window, "in_memory": n_memory, **item})
-    by_setting = [
-        summarize(systems, list(items.found.values()), list(sets), w, m) for w in in_window for m in in_memory
+    whole = [
+        (w, m)
+        for w, m in product(in_window, in_memory)
+        if all(_key(name, seed, n, w) in items.found for name, seed, n in product(sets, seeds, {0, m}))
     ]
+    if not whole:
+        raise Stopped
+    by_setting = [summarize(systems, list(items.found.values()), list(sets), w, m) for w, m in whole]
     return items.finish(by_setting[-1]["systems"], gains=by_setting[-1]["gains"], by_setting=by_setting)
 
 

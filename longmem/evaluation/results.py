@@ -6,15 +6,17 @@ to numbers with "_low" and "_high", the 95 % interval of a bootstrap over items,
 
 import datetime
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from longmem.errors import LongMemError
+from longmem.errors import LongMemError, Stopped
 from longmem.evaluation.systems import Systems
+from longmem.model import LongMemForCausalLM
 
 DRAWS = 2_000
 
@@ -23,12 +25,15 @@ DRAWS = 2_000
 class Options:
     """What every evaluation takes.
 
+    model: a folder, a name on the hub, or a loaded model, which is measured without the baselines that lie beside it.
     max_items: measure at most so many, drawn with `seed`; systems: of `longmem.evaluation.systems`, None for all there
     are; json: file for the result; resume: go on with the items of an interrupted run; full: everything there is.
     command: what was typed, for the result.
+    progress: called with (items done, items in all), instead of a progress bar. stop: set it to end before the next
+    item; the result is then of the items measured until then, has "stopped", and is not written as JSON.
     """
 
-    model: str
+    model: str | LongMemForCausalLM
     max_items: int | None = None
     seed: int = 1
     systems: tuple[str, ...] | None = None
@@ -36,6 +41,8 @@ class Options:
     resume: bool = False
     full: bool = False
     command: str = ""
+    progress: Callable[[int, int], None] | None = None
+    stop: threading.Event | None = None
 
 
 class Items:
@@ -46,17 +53,33 @@ class Items:
         self.evaluation, self.options, self.systems = evaluation, options, systems
         self.settings = settings | {"seed": options.seed, "max_items": options.max_items, "full": options.full}
         self.found: dict[str, dict] = {}
+        self.is_stopped = False
         self._path = options.json.with_suffix(".items.jsonl") if options.json is not None else None
         if options.resume and self._path is None:
             raise LongMemError("--resume needs --json FILE, beside which the items of the run are kept.")
         self._begin()
 
     def each(self, keys: Iterable[str]) -> Iterator[str]:
-        """The keys that have not been measured yet, with a progress bar on standard error."""
+        """The keys that have not been measured yet, with a progress bar on standard error or `options.progress`.
+
+        Errors: Stopped where `options.stop` was set before anything had been measured.
+        """
         keys = list(keys)
         waiting = [key for key in keys if key not in self.found]
-        bar = tqdm(waiting, desc=self.evaluation, initial=len(keys) - len(waiting), total=len(keys))
-        yield from bar
+        done, tell = len(keys) - len(waiting), self.options.progress or (lambda done, total: None)
+        bar = tqdm(
+            waiting, desc=self.evaluation, initial=done, total=len(keys), disable=self.options.progress is not None
+        )
+        tell(done, len(keys))
+        for key in bar:
+            if self.options.stop is not None and self.options.stop.is_set():
+                if not self.found:
+                    raise Stopped
+                self.is_stopped = True
+                return
+            yield key
+            done += 1
+            tell(done, len(keys))
 
     def add(self, key: str, item: dict) -> None:
         self.found[key] = item
@@ -76,9 +99,11 @@ class Items:
             **more,
             "items": list(self.found.values()),
         }
+        if self.is_stopped:
+            return result | {"stopped": True}
         if self.options.json is not None:
             part = self.options.json.with_name(self.options.json.name + ".part")
-            part.write_text(json.dumps(_rounded(result), indent=1) + "\n", encoding="utf-8")
+            part.write_text(json.dumps(rounded(result), indent=1) + "\n", encoding="utf-8")
             part.replace(self.options.json)
             self._path.unlink(missing_ok=True)
         return result
@@ -171,8 +196,7 @@ def gains_in_accuracy(right: dict[str, Sequence[float]], systems: dict, controls
 
 def settings_of(options: object, *names: str) -> dict:
     """Some fields of a dataclass as a result records them: files by their names, not by where they lie."""
-    values = asdict(options)
-    return {name: _plain(values[name]) for name in names}
+    return {name: _plain(getattr(options, name)) for name in names}
 
 
 def _plain(value: object) -> object:
@@ -181,10 +205,10 @@ def _plain(value: object) -> object:
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def _rounded(value: object) -> object:
+def rounded(value: object) -> object:
     """Numbers with the digits that mean something, and null for what is not a number."""
     if isinstance(value, float):
         return None if value != value or value in (float("inf"), float("-inf")) else float(f"{value:.6g}")
     if isinstance(value, dict):
-        return {str(key): _rounded(part) for key, part in value.items()}
-    return [_rounded(part) for part in value] if isinstance(value, list | tuple) else value
+        return {str(key): rounded(part) for key, part in value.items()}
+    return [rounded(part) for part in value] if isinstance(value, list | tuple) else value

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from longmem.backbone import copy_of
 from longmem.errors import LongMemError
 from longmem.evaluation.results import Items, Options, bootstrap, draw, settings_of
 from longmem.evaluation.systems import Systems
@@ -31,7 +32,8 @@ from longmem.training.memorize import MemorizingStep, MemorizingTraining, build_
 from longmem.training.run import make_optimizers, set_learning_rate
 
 SETTINGS = (
-    "documents backbone steps every lanes memory_tokens probes probe_tokens max_characters matrix_lr other_lr warmup"
+    "documents backbone window steps every lanes memory_tokens probes probe_tokens max_characters matrix_lr other_lr "
+    "warmup"
 ).split()
 # What both systems take over from the model that is shown, and LongMem alone.
 SHARED = "memory_layers window chunk_size retrieved_tokens chunk_key gate gate_start".split()
@@ -42,7 +44,8 @@ OF_SIDENET = "layer_reduction_factor initialization initialization_scale source"
 class StalenessOptions(Options):
     """documents: txt, jsonl or jsonl.xz files, for training and probes; max_characters: of each (with `full` all).
 
-    backbone: a folder or a name on the hub, by default the one inside `model`; steps: of training, measured at the
+    backbone: a folder or a name on the hub, by default the one inside `model`; window: in tokens, by default the
+    model's (a smaller one is faster); steps: of training, measured at the
     start, after `every` so many and at the end; memory_tokens: of each lane; probes: texts held back from training, of
     which probe_tokens are read and the next window is scored; matrix_lr: Muon's, other_lr: AdamW's, warmup: steps
     until they are reached, for both systems.
@@ -50,6 +53,7 @@ class StalenessOptions(Options):
 
     documents: tuple[Path, ...] = ()
     backbone: str | None = None
+    window: int | None = None
     steps: int = 60
     every: int = 10
     lanes: int = 4
@@ -77,8 +81,13 @@ def measure_staleness(options: StalenessOptions) -> dict:
     systems = Systems(options.model, ("longmem",))
     items = Items("staleness", options, systems, settings_of(options, *SETTINGS))
     rows = staleness_steps(options, measured=[int(step) for step in items.found])
-    for step in items.each(map(str, _measured_steps(options))):
+    for step in items.each(map(str, measured_steps(options))):
         items.add(step, next(rows))
+    return staleness_result(items)
+
+
+def staleness_result(items: Items) -> dict:
+    """The result of the steps that have been measured, one at least."""
     curve = list(items.found.values())
     found = {name: curve[-1][name] for name in ("longmem", "memtrm")}
     exact = all(row["longmem_is_exact"] for row in curve)
@@ -102,17 +111,18 @@ def staleness_steps(
         LongMemError: an option outside what is allowed, or too few texts.
     """
     _check(options)
-    shown = LongMemForCausalLM.from_pretrained(options.model)
+    shown = Systems(options.model, ("longmem",)).model
     learners = {"longmem": _longmem(options, shown), "memtrm": _memtrm(options, shown)}
-    tokenizer = learners["longmem"].step.model.need_tokenizer()
-    probes, training = _texts(options, tokenizer, shown.config.window)
+    tokenizer = learners["longmem"].step.model.tokenizer or shown.need_tokenizer()
+    window = options.window or shown.config.window
+    probes, training = _texts(options, tokenizer, window)
     probe = Probe(probes.to(shown.device), options.probe_tokens)
     for learner in learners.values():
         learner.cached = learner.read(probe.past_PT)
-    batches = iter(_lanes(options, training, tokenizer, shown.config.window))
-    last = max(set(_measured_steps(options)) - set(measured), default=-1)
+    batches = iter(_lanes(options, training, tokenizer, window))
+    last = max(set(measured_steps(options)) - set(measured), default=-1)
     for step in range(last + 1):
-        if step in _measured_steps(options) and step not in measured:
+        if step in measured_steps(options) and step not in measured:
             yield _row(step, {name: learner.compare(probe) for name, learner in learners.items()})
         if step == last or (stop is not None and stop.is_set()):
             return
@@ -128,9 +138,12 @@ def _check(options: StalenessOptions) -> None:
     for name in ("matrix_lr", "other_lr"):
         if getattr(options, name) < 0:
             raise LongMemError(f"{name} is {getattr(options, name)}; it must be at least 0.")
+    if options.window is not None and options.window < 1:
+        raise LongMemError(f"window is {options.window}; it must be at least 1.")
 
 
-def _measured_steps(options: StalenessOptions) -> list[int]:
+def measured_steps(options: StalenessOptions) -> list[int]:
+    """After how many steps of training there is a row of the curve."""
     return sorted({*range(0, options.steps, options.every), options.steps})
 
 
@@ -191,20 +204,26 @@ def _lanes(
 
 def _longmem(options: StalenessOptions, shown: LongMemForCausalLM) -> "Learner":
     settings = SideNetTraining(**_settings(options, shown, SHARED + OF_SIDENET))
-    model = build_model(settings).to(shown.device)
+    model = build_model(settings, _loaded(options, shown)).to(shown.device)
     return FrozenLearner(LaneStep(model, settings.asked_weight), settings)
 
 
 def _memtrm(options: StalenessOptions, shown: LongMemForCausalLM) -> "Learner":
     settings = MemorizingTraining(**_settings(options, shown, SHARED))
-    model = build_memorizing(settings).to(shown.device)
+    model = build_memorizing(settings, _loaded(options, shown)).to(shown.device)
     return Learner(MemorizingStep(model, settings.asked_weight), settings)
+
+
+def _loaded(options: StalenessOptions, shown: LongMemForCausalLM) -> PreTrainedModel | None:
+    """A backbone in fp32 for one learner, which may change it; None where the options name one to be loaded."""
+    return None if options.backbone else copy_of(shown.backbone.causal_lm).float()
 
 
 def _settings(options: StalenessOptions, shown: LongMemForCausalLM, names: Iterable[str]) -> dict:
     """Of training: those of memory as in the model that is shown, the rest from the options."""
     return {name: getattr(shown.config, name) for name in names} | {
-        "backbone": str(options.backbone or options.model),
+        "window": options.window or shown.config.window,
+        "backbone": options.backbone or "",
         "lanes": options.lanes,
         "memory_tokens": options.memory_tokens,
         "total_steps": options.steps,

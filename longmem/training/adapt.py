@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
 
 from longmem.errors import TrainingDataError
 from longmem.model import LongMemForCausalLM
@@ -128,10 +129,11 @@ class LaneStep(nn.Module):
             return loss, torch.stack([*(p.float() for p in parts), gate])
 
 
-def build_model(settings: SideNetTraining) -> LongMemForCausalLM:
+def build_model(settings: SideNetTraining, backbone: PreTrainedModel | None = None) -> LongMemForCausalLM:
     """A SideNet on the named backbone, as the settings say: fresh, or with the weights of the model at `start_from`.
 
-    That model may have been trained on an earlier state of the backbone.
+    That model may have been trained on an earlier state of the backbone. backbone: one that is loaded, to be taken
+    instead of the named one.
     """
     names = [
         "memory_layers",
@@ -149,7 +151,7 @@ def build_model(settings: SideNetTraining) -> LongMemForCausalLM:
     ]
     torch.manual_seed(settings.seed)
     options = {name: getattr(settings, name) for name in names}
-    model = LongMemForCausalLM.from_backbone(settings.backbone, **options)
+    model = LongMemForCausalLM.from_backbone(settings.backbone if backbone is None else backbone, **options)
     if settings.start_from:
         trained = LongMemForCausalLM.from_pretrained(settings.start_from, device="cpu").sidenet.state_dict()
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from longmem.memorizing import MemorizingTransformer
 from longmem.row_memory import RowMemory
@@ -31,11 +32,11 @@ class MemorizingStep(LaneStep):
         return self.model(ids_BT, row_memory=memory, recorder=self)
 
 
-def build_memorizing(settings: MemorizingTraining) -> MemorizingTransformer:
-    """The named backbone with memory inside, as the settings say."""
+def build_memorizing(settings: MemorizingTraining, backbone: PreTrainedModel | None = None) -> MemorizingTransformer:
+    """The named backbone, or one that is loaded and then changed in place, with memory inside, as the settings say."""
     torch.manual_seed(settings.seed)
     return MemorizingTransformer.from_backbone(
-        settings.backbone,
+        settings.backbone if backbone is None else backbone,
         memory_layers=settings.memory_layers,
         window=settings.window,
         chunk_size=settings.chunk_size,

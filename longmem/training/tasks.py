@@ -185,6 +185,13 @@ class _Pool:
         return bool(self.waiting[kind])
 
 
+def word_examples(rng: Random, n: int) -> list[tuple[str, str]]:
+    """n texts of one made-up task with their labels: nothing but the other examples tells which word means which."""
+    texts, classes = _word_task(rng)
+    labels = _labels(rng, classes)
+    return [(texts(kind), labels[kind]) for kind in rng.choices(range(classes), k=n)]
+
+
 def _word_task(rng: Random) -> tuple[Callable[[int], str], int]:
     """Each class owns some made-up words; a text holds some of them among words of nobody."""
     classes = rng.randrange(2, 6)

@@ -1,0 +1,137 @@
+"""The Experiments tab: a page for each evaluation, with its recorded results and a small run of one's own."""
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from app import experiment_markup, markup
+from app.experiment_pages import PAGES, Page
+from app.experiments import Experiments, PageView, RunView, Wishes
+
+DATA_TYPES = [".jsonl", ".csv", ".tsv"]
+
+
+@dataclass(frozen=True)
+class ExperimentPage:
+    """Components of one page; `inputs` are source, knobs and files in this order."""
+
+    tab: gr.Tab
+    chosen: gr.Dropdown
+    said: gr.HTML
+    plots: list[gr.Plot]
+    tables: list[gr.HTML]
+    source: gr.Dropdown
+    knobs: list[gr.Number]
+    files: list[gr.File]
+    run: gr.Button
+    stop: gr.Button
+    status: gr.HTML
+
+    @property
+    def shown(self) -> list[gr.components.Component]:
+        """What a `PageView` fills."""
+        return [self.said, self.chosen, *self.plots, *self.tables]
+
+
+def build_experiments_tab() -> dict[str, ExperimentPage]:
+    """Lay out the tab; must run inside its `gr.Tab`. Charts stay empty until their page is chosen."""
+    pages = {}
+    with gr.Tabs(elem_id="lm-experiments"):
+        for name, page in PAGES.items():
+            with gr.Tab(page.title, id=name) as tab:
+                pages[name] = _build_page(name, page, tab)
+    return pages
+
+
+def _build_page(name: str, page: Page, tab: gr.Tab) -> ExperimentPage:
+    gr.HTML(experiment_markup.about(page), elem_classes="lm-experiment-about")
+    chosen = gr.Dropdown([], label="Result", elem_id=f"lm-{name}-result", elem_classes="lm-result")
+    said = gr.HTML(elem_id=f"lm-{name}-said", min_height=60)
+    with gr.Column(elem_classes="lm-run", elem_id=f"lm-{name}-run"):
+        gr.HTML(f"<h3>Run it now, small</h3><p class='lm-quiet'>{page.small}</p>")
+        with gr.Row(elem_classes="lm-run-settings"):
+            source = gr.Dropdown([], label="Text", visible=page.takes_text, min_width=200, scale=2)
+            knobs = [
+                gr.Number(knob.value, label=knob.label, minimum=knob.least, maximum=knob.most, precision=0)
+                for knob in page.knobs.values()
+            ]
+        with gr.Row(visible=not page.takes_text, elem_classes="lm-demo-files"):
+            labels = () if page.takes_text else ("Examples to learn from", "Texts to classify")
+            files = [gr.File(label=label, file_types=DATA_TYPES, height=96) for label in labels]
+        with gr.Row(elem_classes="lm-actions"):
+            run = gr.Button("Run it now", variant="primary", min_width=120, elem_id=f"lm-{name}-start")
+            stop = gr.Button("Stop", interactive=False, min_width=80, elem_id=f"lm-{name}-stop")
+            status = gr.HTML(elem_classes="lm-run-status", elem_id=f"lm-{name}-status", min_height=34)
+    plots, tables = [], []
+    with gr.Row(elem_classes="lm-figures"):
+        for chart in page.charts:
+            with gr.Column(min_width=300, elem_classes="lm-figure"):
+                chart_id = f"lm-{name}-{chart.name}"
+                plots.append(gr.Plot(show_label=False, elem_id=chart_id, elem_classes="lm-chart"))
+                tables.append(gr.HTML(elem_id=f"{chart_id}-table", elem_classes="lm-data"))
+    return ExperimentPage(tab, chosen, said, plots, tables, source, knobs, files, run, stop, status)
+
+
+def wire_experiments_tab(
+    outer: gr.Tab, experiments: Experiments, pages: dict[str, ExperimentPage], notice: gr.HTML
+) -> None:
+    """Connect every page; the first one is drawn when the tab itself is opened."""
+    for number, (name, page) in enumerate(pages.items()):
+        _wire_page(experiments, name, page, notice, opened_by=[outer] if number == 0 else [])
+
+
+def _wire_page(
+    experiments: Experiments, name: str, page: ExperimentPage, notice: gr.HTML, opened_by: list[gr.Tab]
+) -> None:
+    at_once = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+
+    def open_page(chosen: str | None, source: str | None, request: gr.Request) -> list:
+        sources = experiments.sources(request.session_hash)
+        values = [value for _, value in sources]
+        kept = source if source in values else next(iter(values), None)
+        view = experiments.show(request.session_hash, name, chosen)
+        return [gr.update(choices=sources, value=kept), *shown(view)]
+
+    def choose(chosen: str | None, request: gr.Request) -> list:
+        return shown(experiments.show(request.session_hash, name, chosen))
+
+    def prepare(request: gr.Request) -> tuple:
+        experiments.prepare(request.session_hash, name)
+        return experiment_markup.waiting(), gr.update(interactive=False), gr.update(interactive=True)
+
+    def run(request: gr.Request, source: str | None, *rest: object):
+        numbers = dict(zip(PAGES[name].knobs, rest, strict=False))
+        files = rest[len(numbers) :]
+        wishes = Wishes(source, numbers, tuple(files) if files else (None, None))
+        for view in experiments.run(request.session_hash, name, wishes):
+            yield ran(view)
+
+    def ran(view: RunView) -> list:
+        seen = [gr.skip()] * len(page.shown) if view.page is None else shown(view.page)
+        return [view.status, view.notice, gr.update(interactive=not view.busy), gr.update(interactive=view.busy), *seen]
+
+    def stop(request: gr.Request) -> tuple:
+        experiments.stop(request.session_hash, name)
+        return markup.note(f"Stopping after the one of the {PAGES[name].unit} that it is at…"), gr.update(
+            interactive=False
+        )
+
+    for tab in [page.tab, *opened_by]:
+        tab.select(open_page, [page.chosen, page.source], [page.source, *page.shown], **at_once)
+    page.chosen.input(choose, page.chosen, page.shown, **at_once)
+    buttons = [page.status, page.run, page.stop]
+    page.stop.click(stop, None, [page.status, page.stop], **at_once)
+    page.run.click(prepare, None, buttons, **at_once).then(
+        run,
+        [page.source, *page.knobs, *page.files],
+        [page.status, notice, page.run, page.stop, *page.shown],
+        concurrency_id="model",
+        concurrency_limit=1,
+        api_visibility="private",
+        show_progress="hidden",
+    )
+
+
+def shown(view: PageView) -> list:
+    """A `PageView` as the values of `ExperimentPage.shown`."""
+    return [view.said, gr.update(choices=view.choices, value=view.chosen), *view.figures, *view.tables]
