@@ -1,7 +1,7 @@
 """What a model is made of, and what one forward pass does, in numbers: for teaching and for drawings.
 
 Shapes: T tokens, H query heads, G key-value heads, D head dimension, E hidden size, V vocabulary, C chunks,
-K likeliest tokens.
+S tokens per chunk, K likeliest tokens.
 """
 
 from collections.abc import Collection, Sequence
@@ -207,6 +207,23 @@ def every_score(memory: MemoryBank, layer: int, query_HD: np.ndarray) -> tuple[n
     queries_BHTD = torch.from_numpy(query_HD)[None, :, None].to(memory.device)
     found = memory.search(layer, queries_BHTD, n_chunks=memory.n_chunks)
     return _array(found.scores_BHTC[0, :, 0]), _array(found.chunks_BHTC[0, :, 0])
+
+
+@torch.no_grad()
+def stored_states(memory: MemoryBank, layer: int) -> tuple[Tensor, Tensor]:
+    """What memory holds of a layer: keys and values [G, C, S * D] of its chunks by age, in the bank's dtype.
+
+    Empty slots of a chunk are zero.
+    """
+    queries_BHTD = torch.zeros(1, memory.kv_heads, 1, memory.head_dim, device=memory.device)
+    found = memory.search(layer, queries_BHTD, n_chunks=memory.n_chunks)
+    order_GC = found.chunks_BHTC[0, :, 0].argsort(dim=-1)
+    heads_G1 = torch.arange(memory.kv_heads, device=memory.device)[:, None]
+    keys, values = (
+        part[0, :, 0].unflatten(1, (memory.n_chunks, -1)).flatten(2)[heads_G1, order_GC]
+        for part in (found.keys_BHTKD, found.values_BHTKD)
+    )
+    return keys, values
 
 
 def _check(model: LongMemForCausalLM, token_ids: Sequence[int], memory: MemoryBank) -> None:

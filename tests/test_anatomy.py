@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from longmem import score
-from longmem.anatomy import dissect, every_score, shape_of
+from longmem.anatomy import dissect, every_score, shape_of, stored_states
 from longmem.documents import Document
 from longmem.errors import BankMismatchError, LongMemError
 from tests.conftest import CORPUS
@@ -127,6 +127,16 @@ def test_every_score_is_that_of_the_search(tiny_model, bank, anatomy):
     assert (np.diff(scores_HC) <= 0).all()
     assert sorted(chunks_HC[0].tolist()) == [chunk.id for chunk in bank.chunks()]
     np.testing.assert_allclose(scores_HC[:, :4], found.scores_HTC[:, -1], rtol=1e-5)
+
+
+def test_stored_states_are_those_that_were_added(tiny_model):
+    bank = tiny_model.new_bank()
+    document = bank.begin_document("numbers")
+    keys, values = torch.randn(2, 2, 2, 12, 8).to(bank.dtype)
+    bank.add(document, keys, values)
+    for index, layer in enumerate(bank.memory_layers):
+        for found, added in zip(stored_states(bank, layer), (keys, values), strict=True):
+            assert torch.equal(found.flatten(1), added[index].flatten(1))
 
 
 def test_excluded_chunks_are_not_retrieved(tiny_model, bank, anatomy, ids):
