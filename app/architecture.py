@@ -10,7 +10,7 @@ from app.model_parts import MemoryNow, Part, cards, count, gate_text, in_memory,
 from longmem.anatomy import ModelShape
 
 WIDTH = 360
-LEFT, MIDDLE, RIGHT = (6, 114), (142, 76), (240, 114)  # columns: backbone, memory bank, SideNet as (x, width)
+LEFT, MIDDLE, RIGHT = (4, 114), (136, 80), (232, 124)  # columns: backbone, memory bank, SideNet as (x, width)
 BOX = 26  # height of the wide boxes above and below
 LEAST_ROW, MOST_ROW = 17, 34  # height of a backbone layer
 LEAST_GROUP = 34  # height of the backbone layers that share a SideNet layer
@@ -107,7 +107,7 @@ def _bank(shape: ModelShape, now: MemoryNow | None, top: int, row: int) -> str:
     """The bank as a column that holds a cell for each memory layer, and how full it is."""
     x, width = MIDDLE
     share = min(1.0, now.tokens / now.capacity) if now else 0.0
-    used = f"{now.tokens:,} tok." if now else "in use"
+    used = f"{now.tokens:,} tokens" if now else "in use"
     gauge = _box(x, top - 9, width, 5, "lm-gauge-back") + _box(x, top - 9, round(width * share, 2), 5, "lm-gauge-used")
     cells = "".join(
         _box(x + 4, top + layer * row + 2, width - 8, row - 7, "lm-cell")

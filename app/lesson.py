@@ -5,18 +5,20 @@ from html import escape
 from pathlib import Path
 
 from app import lesson_views, markup, recorded
+from app.architecture import figure
 from app.handlers import said
 from app.inspection import percent
 from app.lesson_marks import shown
 from app.lesson_numbers import LessonNumbers
-from app.lesson_steps import ACTIONS, CHARTS, STEPS
-from app.model_parts import button, count, over
+from app.lesson_steps import ACTIONS, AGAIN, CHARTS, STEPS
+from app.model_parts import MemoryNow, button, count, over
 from app.reading import OPENING_PROMPT, SampleShelf
+from app.session import Session
 from longmem.anatomy import ModelShape
 from longmem.errors import LongMemError
 from longmem.model import LongMemForCausalLM
 
-AGAIN = "again"  # what step 8 is asked for besides tokens
+PATIENCE = 1.0  # seconds
 PASSAGES = 2
 AROUND = 1  # chunks shown on either side of the sentence
 SAME = 0.03  # a probability that changes by less has hardly changed
@@ -44,7 +46,8 @@ class Lesson:
         step = STEPS[number - 1]
         paragraphs = "".join(f"<p>{escape(text.format(**self._sizes()))}</p>" for text in step.words)
         return (
-            f'{steps_list(number)}<h3 class="lm-step-title" tabindex="-1">{number}. {escape(step.title)}</h3>'
+            f'{steps_list(number)}<h3 class="lm-step-title" tabindex="-1" data-step-title="{number}">'
+            f"{number}. {escape(step.title)}</h3>"
             f'<div class="lm-step-words">{paragraphs}</div>'
         )
 
@@ -70,6 +73,10 @@ class Lesson:
             f'<details class="lm-question"><summary>{escape(step.question.format(**fields))}</summary>'
             f"<p>{escape(step.answer.format(**fields))}</p></details>{last}{_way_on(number)}"
         )
+
+    def drawing(self, session: Session) -> str:
+        """The drawing of the model, with what this visitor has in memory and the gates of their last run."""
+        return figure(self.numbers.shape, memory_now(session))
 
     def passages(self) -> list[list[tuple[int, int, list[str]]]]:
         """Where the sentence stands: chunks as (id, first token, tokens), with AROUND more on either side."""
@@ -140,6 +147,8 @@ class Lesson:
     def _button(self, action: str) -> str:
         """A button; one that shows a chart also chooses the first token and the layer that looked at one place most."""
         label = ACTIONS[action].label
+        if action == AGAIN:
+            return f'<button type="button" data-pick="{AGAIN}">{escape(label)}</button>'
         if not action.startswith("chart-"):
             return button(label, action)
         try:
@@ -229,6 +238,18 @@ class Lesson:
         )
 
 
+def memory_now(session: Session) -> MemoryNow | None:
+    """What the drawing tells of a session; None while its memory is in use. A run that has just ended is waited for."""
+    if not session.lock.acquire(timeout=PATIENCE):
+        return None
+    try:
+        bank, run = session.bank, session.run
+        gates = run.gates.groupby("layer")["gate"].mean().to_dict() if run is not None else {}
+        return MemoryNow(bank.n_tokens, bank.n_chunks, bank.capacity, bank.nbytes, str(bank.device), gates)
+    finally:
+        session.lock.release()
+
+
 def steps_list(number: int) -> str:
     """The nine steps as buttons; the current one is marked."""
     items = "".join(
@@ -272,8 +293,8 @@ def stale_answer(rows: list[recorded.Aged]) -> str:
     worse = "higher, so worse" if last.memtrm_change > 0 else "lower, so no worse"
     return (
         f"After {last.step} steps its perplexity with the old keys was {100 * abs(last.memtrm_change):.1f} % {worse} "
-        f"than with fresh ones. But the old keys found only {100 * last.memtrm_chunks:.0f} % of the same chunks, and with "
-        f"LongMem it is {100 * last.longmem_chunks:.0f} %, however long it is trained."
+        f"than with fresh ones. But the old keys found only {100 * last.memtrm_chunks:.0f} % of the same chunks, and "
+        f"with LongMem it is {100 * last.longmem_chunks:.0f} %, however long it is trained."
     )
 
 

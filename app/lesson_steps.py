@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from app.reading import OPENING_PROMPT
 
+AGAIN = "again"  # the action of step 8, which changes what the step shows
 LIGHT_PROMPT = "The Gannory light shows"
 
 
@@ -110,8 +111,8 @@ STEPS = (
         "Choose a token and compare the heads. Then open the gates of the text that you generated.",
         ("chart-gates",),
         "A gate is open to 90 %. Did memory decide the word?",
-        "Not necessarily. The gate says how much of a head's output comes from memory, not whether that was of any use, "
-        "and there are other heads and layers. What memory did to a word is measured by its effect: step 9.",
+        "Not necessarily. The gate says how much of a head's output comes from memory, not whether that was of any "
+        "use, and there are other heads and layers. What memory did to a word is measured by its effect: step 9.",
     ),
     Step(
         "Fusion",
@@ -150,8 +151,8 @@ STEPS = (
             "If the model that writes the keys is trained (as in MemTRM, the Memorizing Transformer), those it kept "
             "grow stale: they no longer fit what it would write now.",
         ),
-        "Let the backbone read the beginning of the story again, and compare it with what is in memory.",
-        (),
+        "Let the backbone read the beginning of the story again, and compare what it writes with what is in memory.",
+        (AGAIN,),
         "Did stale keys make MemTRM worse in the recorded training?",
         "{stale_answer}",
     ),
@@ -163,8 +164,8 @@ STEPS = (
             "And a weight is not an effect: a chunk that was looked at most may change nothing, because another one "
             "says the same. Only taking it away shows what it did.",
         ),
-        "Ask for something that stands in the story as well: «The Gannory light shows three white flashes and one red.» "
-        "Then open the effect of memory on each token.",
+        "Ask for something that stands in the story as well: «The Gannory light shows three white flashes and one "
+        "red.» Then open the effect of memory on each token.",
         ("generate-light", "chart-effects"),
         "Why did the heaviest chunk change less than its weight promises, or more?",
         "{removal_answer}",
@@ -175,6 +176,7 @@ ACTIONS = {
     "generate": Action("Generate this now", OPENING_PROMPT),
     "generate-light": Action("Ask for the light", LIGHT_PROMPT),
     **{f"chart-{name}": Action(f"Show: {title}") for name, (title, _, _) in CHARTS.items()},
+    AGAIN: Action("Read it again and compare"),
     "view-generate": Action("Go to Generate"),
     "view-memory": Action("Show memory"),
     "view-drawing": Action("Show the drawing"),

@@ -49,11 +49,12 @@ def keys_view(
     for layer, seen in layers.items():
         for kind, states_GTD in (("key", seen.keys_GTD), ("value", seen.values_GTD)):
             parts.append(strip(states_GTD[0, token], f"{kind} of {shown(tokens[token])}, layer {layer}, head 0"))
-    bytes_each = bytes_of_a_number * shape.numbers_per_token
+    each = bytes_of_a_number * shape.numbers_per_token
+    layers_of = f"{len(layers)} layer{'s' if len(layers) > 1 else ''}"
     parts.append(
-        f'<p class="lm-quiet">{len(layers)} {"layer" if len(layers) == 1 else "layers"} × {shape.kv_heads} heads × '
-        f"{shape.head_dim} numbers × 2 (key and value) = <b>{shape.numbers_per_token:,} numbers</b>, of "
-        f"{bytes_of_a_number} bytes each: {bytes_each:,} bytes a token, {bytes_each * shape.memory_size / 2**20:,.0f} MiB for a full memory.</p>"
+        f'<p class="lm-quiet">{layers_of} × {shape.kv_heads} heads × {shape.head_dim} numbers × 2 (key and value) = '
+        f"<b>{shape.numbers_per_token:,} numbers</b>, of {bytes_of_a_number} bytes each: {each:,} bytes a token, "
+        f"{each * shape.memory_size / 2**20:,.0f} MiB for a full memory.</p>"
     )
     return "".join(parts)
 
@@ -186,10 +187,8 @@ def sidenet_view(shape: ModelShape, tokens: Sequence[str], anatomy: Anatomy, tok
 
 def staleness_view(rows: Sequence[Aged], again: Reread | None, ours: bool) -> str:
     """The beginning of the story read again, and the recorded curve of keys that grow old."""
-    if again is None:
-        button = '<button type="button" data-pick="again">Read the beginning again, and compare</button>'
-        live = f'<p class="lm-do">{button}</p>'
-    else:
+    live = ""
+    if again is not None:
         live = (
             f'<p class="lm-said" role="status">Read again just now: {again.tokens:,} tokens. '
             f"<b>{again.same:,} of {again.numbers:,}</b> numbers are the same as in memory, bit for bit; "
@@ -216,8 +215,8 @@ def limits_view(rows: Sequence[Recorded], removals: Sequence[Removal], answer: s
     recorded = [
         [
             r.asked,
-            f"{100 * r.reached:.0f} % ({100 * r.interval[0]:.0f} to {100 * r.interval[1]:.0f})",
-            f"{100 * r.control:.0f} %",
+            f"{100 * r.reached:.1f} % ({100 * r.interval[0]:.1f} to {100 * r.interval[1]:.1f})",
+            f"{100 * r.control:.1f} %",
             r.items,
         ]
         for r in rows

@@ -12,6 +12,7 @@ from app.generate_tab import build_generate_tab, wire_generate_tab
 from app.generating import Settings
 from app.handlers import Studio
 from app.inspector_panel import build_inspector_panel, wire_inspector_panel
+from app.learn_tab import build_learn_tab, wire_learn_tab
 from app.memory_panel import FILE_TYPES, build_memory_panel, wire_memory_panel
 from app.reading import SAMPLES, SampleShelf
 from app.session import GIB, SessionStore
@@ -38,14 +39,17 @@ def build(
             memory = build_memory_panel(studio)
         notice = gr.HTML(elem_id="lm-notice", js_on_load=DISMISS_SCRIPT)
         with gr.Row(elem_id="lm-studio"):
-            with gr.Column(scale=11, min_width=320, elem_id="lm-work"), gr.Tabs(elem_id="lm-tabs"):
+            with gr.Column(scale=11, min_width=320, elem_id="lm-work"), gr.Tabs(elem_id="lm-tabs") as tabs:
                 with gr.Tab("Generate", id="generate"):
                     tab = build_generate_tab()
+                with gr.Tab("Learn", id="learn") as learn_tab:
+                    learn = build_learn_tab(studio, learn_tab)
             with gr.Column(scale=9, min_width=320, elem_id="lm-look"):
                 inspector = build_inspector_panel()
         wire_memory_panel(demo, studio, memory, notice, tab.document)
         run_ended = wire_generate_tab(studio, tab, notice, inspector.details)
         wire_inspector_panel(demo, studio, inspector, [run_ended])
+        wire_learn_tab(studio, learn, tabs, tab, inspector, memory, notice)
 
         def leave(request: gr.Request) -> None:
             studio.leave(request.session_hash)

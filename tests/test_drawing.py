@@ -62,7 +62,7 @@ def test_layers_of_any_number_stay_apart_and_inside(shape, layers, r):
         assert h > 0
     rows = sorted(y for x, y, w, h in boxes(svg) if (x, w) == architecture.LEFT and y > 100)
     assert len(rows) == layers
-    assert min(b - a for a, b in pairwise(rows)) >= 17  # a line of 11 units has room
+    assert min(b - a for a, b in pairwise(rows)) >= 17  # a line of 12 units has room
     side = [h for x, y, w, h in boxes(svg) if (x, w) == architecture.RIGHT and y > 100 and h != 5]
     assert len(side) == layers // r
     assert min(side) >= 17
@@ -82,8 +82,8 @@ def test_each_memory_layer_stands_level_with_its_sidenet_layer(shape):
 
 def test_the_gauge_and_the_gates_have_the_length_of_their_share(shape):
     rects = {r.get("class"): float(r.get("width")) for r in ET.fromstring(drawing(shape, NOW)).iter(f"{SVG}rect")}
-    assert rects["lm-gauge-used"] == pytest.approx(76 * 13_640 / 65_536, abs=0.01)
-    assert rects["lm-gate-open"] == pytest.approx(114 * 0.9)  # the last one
+    assert rects["lm-gauge-used"] == pytest.approx(architecture.MIDDLE[1] * 13_640 / 65_536, abs=0.01)
+    assert rects["lm-gate-open"] == pytest.approx(architecture.RIGHT[1] * 0.9)  # the last one
 
 
 def test_every_part_is_a_named_link_to_a_card_that_leads_somewhere(shape):
