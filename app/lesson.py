@@ -158,8 +158,12 @@ class Lesson:
         return button(label, action, goto=0, layer=layer)
 
     def _texts(self, start: int, stop: int) -> list[str]:
-        spans = self.numbers.story.spans
-        return [self.numbers.story.text[a:b] for a, b in spans[start:stop].tolist()]
+        """The text of some tokens of the story; what several of them share stands with the first."""
+        story, texts, at = self.numbers.story, [], 0
+        for first, last in story.spans[start:stop].tolist():
+            texts.append(story.text[max(first, at) : last])
+            at = max(at, last)
+        return texts
 
     # Fields
 

@@ -5,6 +5,7 @@ from html import escape
 
 import numpy as np
 
+OPEN = ' open="open"'
 BINS = 60
 PAGE = 14  # characters of a chunk in a table
 
@@ -65,7 +66,7 @@ def table(
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in cells)
     headings = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     return (
-        f'<details class="lm-words"{" open" if is_open else ""}><summary>{escape(caption)}</summary>'
+        f'<details class="lm-words"{OPEN if is_open else ""}><summary>{escape(caption)}</summary>'
         f'<div class="lm-scroll"><table><thead><tr>{headings}</tr></thead><tbody>{body}</tbody></table></div></details>'
     )
 
@@ -85,15 +86,20 @@ def length(value: float, longest: float, kind: str) -> str:
 
 def visible(text: str) -> str:
     """A token as HTML in which spaces and line breaks can be seen."""
-    return escape(text.replace("\n", "↵").replace(" ", "␣")) or "∅"
+    return escape(plain(text).replace(" ", "␣")) or "∅"
 
 
 def shown(token: str) -> str:
     """A token in quotation marks, as plain text."""
-    return f"«{token.strip() or token.replace(' ', '␣')}»"
+    return f"«{plain(token.strip(' ')) or '␣'}»"
 
 
 def clip(text: str) -> str:
-    """The beginning of a chunk on one line, as plain text."""
-    flat = text.replace("\n", "↵")
+    """The beginning of a chunk, as plain text."""
+    flat = plain(text)
     return flat if len(flat) <= PAGE else flat[: PAGE - 1] + "…"
+
+
+def plain(text: str) -> str:
+    """Text on one line, without characters that cannot be seen: a token may be any byte."""
+    return "".join(c if c.isprintable() else "↵" if c == "\n" else "�" for c in text)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 
 from app.inspection import percent
-from app.lesson_marks import clip, histogram, length, meter, shown, strip, table, visible
+from app.lesson_marks import clip, histogram, length, meter, plain, shown, strip, table, visible
 from app.lesson_numbers import Removal, Reread, Scored, Story
 from app.recorded import Aged, Recorded
 from longmem.anatomy import Anatomy, MemoryLayerPass, ModelShape
@@ -168,7 +168,7 @@ def sidenet_view(shape: ModelShape, tokens: Sequence[str], anatomy: Anatomy, tok
     ]
     names = {"backbone": "backbone alone", "empty_bank": "SideNet, empty memory", "longmem": "SideNet with memory"}
     likely = [
-        [names[name], " · ".join(f"«{text}» {percent(p)}" for text, p in words[name])]
+        [names[name], " · ".join(f"«{plain(text)}» {percent(p)}" for text, p in words[name])]
         for name in names
         if name in words
     ]
