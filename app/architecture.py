@@ -55,7 +55,8 @@ def drawing(shape: ModelShape, now: MemoryNow | None) -> str:
         _link(parts["bank"], _bank(shape, now, top, row)),
         _link(parts["sidenet"], _title(RIGHT, top, "SideNet", f"trained, {count(shape.trained_parameters)}")),
         _link(parts["backbone"], _backbone_rows(shape, top, row), again=True),
-        _link(parts["retrieval"], _arrows_of_memory(shape, top, row)),
+        _link(parts["bank"], _writes(shape, top, row), again=True),
+        _link(parts["retrieval"], _reads(shape, top, row)),
         *(_side_layer(shape, now, parts, side, top, row) for side in range(shape.side_layers)),
         _norm(bottom),
         _link(parts["head"], _wide(bottom + BOX + 13, f"head, shared · {shape.hidden_size:,} → {shape.vocabulary:,}")),
@@ -136,13 +137,19 @@ def _backbone_rows(shape: ModelShape, top: int, row: int) -> str:
     return "".join(drawn)
 
 
-def _arrows_of_memory(shape: ModelShape, top: int, row: int) -> str:
-    """What reading writes into the bank, and what the SideNet's memory layers get from it."""
+def _writes(shape: ModelShape, top: int, row: int) -> str:
+    """What reading a document writes into the bank."""
+    middles = (top + layer * row + (row - 3) / 2 for layer in shape.memory_layers)
+    return "".join(_arrow(sum(LEFT), y, MIDDLE[0] + 2, y, "lm-writes") for y in middles)
+
+
+def _reads(shape: ModelShape, top: int, row: int) -> str:
+    """What the SideNet's memory layers get from the bank, on fields that can be hit."""
     drawn = []
     for layer in shape.memory_layers:
-        y = top + layer * row + (row - 3) / 2
-        drawn.append(_arrow(sum(LEFT), y, MIDDLE[0] + 2, y, "lm-writes"))
-        drawn.append(_arrow(sum(MIDDLE) - 3, y, RIGHT[0] - 1, y, "lm-reads"))
+        y = top + layer * row
+        drawn.append(_box(sum(MIDDLE), y, RIGHT[0] - sum(MIDDLE), row - 3, "lm-field"))
+        drawn.append(_arrow(sum(MIDDLE) - 3, y + (row - 3) / 2, RIGHT[0] - 1, y + (row - 3) / 2, "lm-reads"))
     return "".join(drawn)
 
 
