@@ -80,7 +80,7 @@ class Session:
     generation: Generation | None = None  # the last text, as long as it can be continued
     chosen: tuple[int | None, int | None] = (None, None)  # step and layer that the inspector is at
     head: int | None = None  # and the head of that layer, or all
-    switches: Switches = Switches()  # what is off in a what-if
+    switches: Switches = field(default_factory=Switches)  # what is off in a what-if
     settings: MemorySettings | None = None  # None: as the model says
     used: float = 0.0
     promised: int = 0  # bytes that the bank will hold once what is being read has been read

@@ -13,6 +13,7 @@ from app.experiments_tab import build_experiments_tab, wire_experiments_tab
 from app.generate_tab import build_generate_tab, wire_generate_tab
 from app.handlers import Studio
 from app.inspector_panel import build_inspector_panel, wire_inspector_panel
+from app.learn_tab import build_learn_tab, wire_learn_tab
 from app.memory_panel import build_memory_panel, wire_memory_panel
 from app.reading import SAMPLES, SampleShelf
 from app.score_tab import build_score_tab, wire_score_tab
@@ -47,13 +48,15 @@ def build(
             memory = build_memory_panel(studio)
         notice = gr.HTML(elem_id="lm-notice", js_on_load=DISMISS_SCRIPT)
         with gr.Row(elem_id="lm-studio"):
-            with gr.Column(scale=11, min_width=320, elem_id="lm-work"), gr.Tabs(elem_id="lm-tabs"):
+            with gr.Column(scale=11, min_width=320, elem_id="lm-work"), gr.Tabs(elem_id="lm-tabs") as tabs:
                 with gr.Tab("Generate", id="generate"):
                     tab = build_generate_tab()
                 with gr.Tab("Score", id="score"):
                     score_tab = build_score_tab()
                 with gr.Tab("Experiments", id="experiments", elem_id="lm-experiments-tab") as experiments_tab:
                     experiment_pages = build_experiments_tab()
+                with gr.Tab("Learn", id="learn") as learn_tab:
+                    learn = build_learn_tab(studio, learn_tab)
             with gr.Column(scale=9, min_width=320, elem_id="lm-look"):
                 inspector = build_inspector_panel()
                 change = build_change_panel()
@@ -64,6 +67,7 @@ def build(
         score_ended = wire_score_tab(studio, score_tab, notice, inspector.details)
         wire_inspector_panel(demo, studio, inspector, notice, [*runs_ended, score_ended])
         wire_experiments_tab(experiments_tab, Experiments(studio, results), experiment_pages, notice)
+        wire_learn_tab(studio, learn, tabs, tab, inspector, memory, notice)
 
         def leave(request: gr.Request) -> None:
             studio.leave(request.session_hash)

@@ -182,11 +182,12 @@ def attention_scaling(attention: nn.Module) -> float:
 
 @dataclass
 class Taps:
-    """What the hooks of one call have seen."""
+    """What the hooks of one call have seen; `local_BHTD` is local attention where something was retrieved."""
 
     inputs: dict[int, Tensor] = field(default_factory=dict)
     arguments: dict[int, tuple[tuple, dict[str, Any]]] = field(default_factory=dict)
     projected: dict[int, list[Tensor]] = field(default_factory=dict)
+    local_BHTD: dict[int, Tensor] = field(default_factory=dict)
     last: Tensor | None = None
 
 

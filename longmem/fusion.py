@@ -118,6 +118,7 @@ def attach_memory(memory_layer: int, attention: nn.Module, family: Family, gate:
         if recall.recorder is not None:
             recall.recorder.record(memory_layer, retrieval, weights_BHTK, gate_BHT)
         local_BHTD = arguments[0].unflatten(-1, (q_BHTD.shape[1], -1)).transpose(1, 2)
+        recall.taps.local_BHTD[memory_layer] = local_BHTD
         return (fuse(local_BHTD, memory_BHTD, gate_BHT).transpose(1, 2).flatten(2),)
 
     attention.get_submodule(family.output).register_forward_pre_hook(hook)

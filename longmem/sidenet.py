@@ -63,16 +63,19 @@ class SideNet(nn.Module):
         self, states: BackboneStates, sources: Sources | None = None, recorder: Recorder | None = None
     ) -> Tensor:
         """Returns S^(L/r) after the final norm [B, T, E]. The running sum is kept in fp32."""
-        r = self.config.layer_reduction_factor
-        dtype = self.norm.weight.dtype
         side_BTE = states.hidden[0].float()
         with recalling(sources, recorder):
-            for i, layer in enumerate(self.layers):
-                positional, named = states.arguments[self.config.source_layer(i)]
-                entering_BTE = side_BTE.to(dtype)
-                output = layer(entering_BTE, *positional, **named)
-                output_BTE = output[0] if isinstance(output, tuple) else output
-                change_BTE = (output_BTE - entering_BTE).float()
-                residual_BTE = states.hidden[r * (i + 1)].float() - states.hidden[r * i].float()
+            for i in range(len(self.layers)):
+                change_BTE, residual_BTE = self.step(i, side_BTE, states)
                 side_BTE = side_BTE + change_BTE + residual_BTE
-        return self.norm(side_BTE.to(dtype))
+        return self.norm(side_BTE.to(self.norm.weight.dtype))
+
+    def step(self, index: int, side_BTE: Tensor, states: BackboneStates) -> tuple[Tensor, Tensor]:
+        """What layer `index` adds to the running sum, both in fp32: its own change f(S) - S, and the residual."""
+        r = self.config.layer_reduction_factor
+        positional, named = states.arguments[self.config.source_layer(index)]
+        entering_BTE = side_BTE.to(self.norm.weight.dtype)
+        output = self.layers[index](entering_BTE, *positional, **named)
+        output_BTE = output[0] if isinstance(output, tuple) else output
+        residual_BTE = states.hidden[r * (index + 1)].float() - states.hidden[r * index].float()
+        return (output_BTE - entering_BTE).float(), residual_BTE
