@@ -104,6 +104,12 @@ class DemonstrationSet:
             raise DemonstrationError(f"Character {character} is not in {self.document.name}: 0 to {last} are.")
         return self.demonstrations[bisect_right(self.starts, character) - 1]
 
+    def shares(self, start: int, stop: int) -> list[tuple[int, float]]:
+        """The numbers of the demonstrations that characters start..stop belong to, and the share of each (sum 1)."""
+        first, last = bisect_right(self.starts, start) - 1, bisect_right(self.starts, max(start, stop - 1)) - 1
+        cuts = [start, *self.starts[first + 1 : last + 1], max(stop, start + 1)]
+        return [(first + i, (cuts[i + 1] - cuts[i]) / (cuts[-1] - start)) for i in range(len(cuts) - 1)]
+
 
 def to_document(demonstrations: Sequence[Demonstration], template: Template, name: str) -> Document:
     """The document of `DemonstrationSet.from_demonstrations`, for whoever does not ask which character is whose."""

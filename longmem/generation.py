@@ -7,7 +7,7 @@ after the same text without the bank, so a second pass with an empty bank follow
 import math
 import queue
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -357,7 +357,6 @@ def continuation_point(
     return record.text[int(starts[first_token]) : character], (document, first_token)
 
 
-@torch.no_grad()
 def score(
     model: LongMemForCausalLM,
     text: str,
@@ -379,6 +378,20 @@ def score(
     first = max(1, len(before_ids))
     if len(ids) <= first:
         raise LongMemError(f"text is {text!r}; it must hold at least {2 if not before_ids else 1} tokens to be scored.")
+    return score_tokens(model, ids, first, memory=memory, before=before, exclude=exclude)
+
+
+@torch.no_grad()
+def score_tokens(
+    model: LongMemForCausalLM,
+    ids: Sequence[int],
+    first: int,
+    *,
+    memory: MemoryBank | None,
+    before: tuple[int, int] | None = None,
+    exclude: Collection[int] = (),
+) -> RetrievalTrace:
+    """As `score`, of token ids; those from number `first` on, at least 1, are scored."""
     ids_BT = torch.tensor([ids[:-1]], device=model.device)
     wanted = ids[first:]
     recorder = TraceRecorder()
@@ -388,7 +401,7 @@ def score(
     logprobs_empty = logprobs
     if memory is not None and not memory.is_empty:
         logprobs_empty = token_logprobs(model(ids_BT, **options).logits[0], wanted)
-    running = RunningText(tokenizer, ids)
+    running = RunningText(model.need_tokenizer(), ids)
     layers = join_blocks(recorder, len(wanted))
     finder = _PassageFinder(memory, running, model.config.chunk_size)
     passages = collect_passages(layers, {}, finder)

@@ -12,7 +12,7 @@ import longmem
 ROOT = Path(__file__).parent.parent
 LIBRARY = (
     "errors config readers documents demonstrations backbone search chunk_ring bank_files retrieval memory_bank "
-    "row_memory trace fusion sidenet cache reading model generation memorizing training evaluation "
+    "row_memory trace fusion sidenet cache reading model generation classification memorizing training evaluation "
     "commands train_commands evaluate_commands __main__"
 ).split()
 HOMES = {
