@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from longmem.demonstrations import DemonstrationSet
 from longmem.errors import MemoryBudgetError
 from longmem.memory_bank import MemoryBank
 
@@ -54,6 +55,7 @@ class Session:
     stop_reading: threading.Event = field(default_factory=threading.Event)
     stop_generating: threading.Event = field(default_factory=threading.Event)
     run: Run | None = None
+    demonstrations: dict[int, DemonstrationSet] = field(default_factory=dict)  # by document id; some may have left
     chosen: tuple[int | None, int | None] = (None, None)  # step and layer that the inspector is at
     used: float = 0.0
     promised: int = 0  # bytes that the bank will hold once what is being read has been read

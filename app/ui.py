@@ -8,6 +8,8 @@ from pathlib import Path
 import gradio as gr
 
 from app import theme
+from app.demonstrations_panel import build_demonstrations_tab
+from app.demonstrations_tab import wire_demonstrations_tab
 from app.generate_tab import build_generate_tab, wire_generate_tab
 from app.generating import Settings
 from app.handlers import Studio
@@ -41,11 +43,17 @@ def build(
             with gr.Column(scale=11, min_width=320, elem_id="lm-work"), gr.Tabs(elem_id="lm-tabs"):
                 with gr.Tab("Generate", id="generate"):
                     tab = build_generate_tab()
+                with gr.Tab("Demonstrations", id="demonstrations") as demonstrations_page:
+                    demonstrations = build_demonstrations_tab()
             with gr.Column(scale=9, min_width=320, elem_id="lm-look"):
                 inspector = build_inspector_panel()
         wire_memory_panel(demo, studio, memory, notice, tab.document)
         run_ended = wire_generate_tab(studio, tab, notice, inspector.details)
-        wire_inspector_panel(demo, studio, inspector, [run_ended])
+        shown = [memory.documents, memory.gauge, tab.document]
+        classified = wire_demonstrations_tab(
+            studio, demonstrations_page, demonstrations, notice, inspector.details, shown
+        )
+        wire_inspector_panel(demo, studio, inspector, [run_ended, *classified])
 
         def leave(request: gr.Request) -> None:
             studio.leave(request.session_hash)

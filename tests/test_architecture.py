@@ -17,7 +17,7 @@ LIBRARY = (
 ).split()
 HOMES = {
     "faiss": {"longmem/search.py"},
-    "plotly": {"app/theme.py", "app/charts.py"},
+    "plotly": {"app/theme.py", "app/charts.py", "app/demonstration_charts.py"},
     "typer": {f"longmem/{name}.py" for name in ("__main__", "commands", "evaluate_commands", "train_commands")},
 }
 
@@ -69,8 +69,9 @@ def test_gradio_is_used_by_panels_tabs_and_the_page_only():
     assert all(name == "ui.py" or name.endswith(("_tab.py", "_panel.py")) for name in users)
 
 
-def test_charts_know_neither_torch_nor_the_model():
-    roots = {name.split(".")[0] for name in imports_of(ROOT / "app" / "charts.py")}
+@pytest.mark.parametrize("name", ["charts.py", "demonstration_charts.py"])
+def test_charts_know_neither_torch_nor_the_model(name):
+    roots = {name.split(".")[0] for name in imports_of(ROOT / "app" / name)}
     assert not roots & {"torch", "longmem", "gradio"}
 
 
