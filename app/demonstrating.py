@@ -168,7 +168,8 @@ def _classified(
             zip(trace.tokens, trace.logprobs, trace.logprobs_empty, strict=True)
         )
     ]
-    return described(found, session.bank, document, shown), payload, markup.token_panel(prompt, marks, panel="with")
+    panel = demonstration_markup.read_text(markup.token_panel(prompt, marks, panel="with"))
+    return described(found, session.bank, document, shown), payload, panel
 
 
 def chosen_set(session: Session, document: int | None) -> tuple[int, DemonstrationSet]:

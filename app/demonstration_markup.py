@@ -145,7 +145,8 @@ def _bar(share: float, kind: str, uncalibrated: float | None = None) -> str:
 def fine_print(found: dict) -> str:
     """What the numbers mean, and what they do not show."""
     other = found["other_documents"]
-    besides = f" Other documents in memory got {percent(other)} of a head's attention." if other > 0 else ""
+    part = other / (other + sum(found["vote"].values())) if other else 0.0
+    besides = f" Other documents in memory had {percent(part)} of all weight." if other else ""
     window = f"{found['in_window']} demonstrations" if found["in_window"] != 1 else "1 demonstration"
     return (
         f'<p class="lm-quiet">{window} stood in the window, the same with and without memory. Probabilities are among '
@@ -153,6 +154,14 @@ def fine_print(found: dict) -> str:
         "the weights (attention × gate, averaged over heads, summed over layers) of the demonstrations looked up "
         "at the place where the label is written; it shows where the model looked there, not what made it "
         f"decide, and not what it looked up while it read the text.{besides}</p>"
+    )
+
+
+def read_text(panel: str) -> str:
+    """The panel of the traced tokens, and what it shows."""
+    return (
+        '<p class="lm-quiet">The text as the model read it, after the demonstrations in the window, tinted by what memory '
+        f"did to each token. Choose one to see what it looked up.</p>{panel}"
     )
 
 
