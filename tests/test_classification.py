@@ -116,7 +116,11 @@ def test_the_window_holds_as_many_demonstrations_as_fit_beside_the_text(tiny_mod
 
 @pytest.mark.parametrize(
     ("labels", "said"),
-    [((), "there is none"), (("<script>",), "only '<script>'"), (tuple(map(str, range(MOST_LABELS + 1))), "101 differ")],
+    [
+        ((), "there is none"),
+        (("<script>",), "only '<script>'"),
+        (tuple(map(str, range(MOST_LABELS + 1))), "101 differ"),
+    ],
 )
 def test_too_few_or_too_many_labels_are_said(labels, said):
     with pytest.raises(LongMemError, match=said):
