@@ -165,6 +165,8 @@ class MemoryHandlers(StudioBase):
                 self.store.settle(session)
             if session.stop_reading.is_set():
                 return
+        sets = {shown.document.text: shown for shown in session.demonstrations.values()}
+        session.demonstrations = {i: sets[r.text] for i, r in fresh.documents.items() if r.text in sets}
         session.bank, session.settings = fresh, wanted
 
     def _read(self, key: str, make: Callable[[], list[Document]]) -> Iterator[MemoryView]:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from app.settings import MemorySettings, Settings
 from app.switches import Switches
+from longmem.demonstrations import DemonstrationSet
 from longmem.errors import MemoryBudgetError
 from longmem.generation import Generation
 from longmem.memory_bank import MemoryBank
@@ -78,6 +79,7 @@ class Session:
     measured: dict[str, dict] = field(default_factory=dict)  # the result of the last small run of each evaluation
     run: Run | None = None
     generation: Generation | None = None  # the last text, as long as it can be continued
+    demonstrations: dict[int, DemonstrationSet] = field(default_factory=dict)  # by document id; some may have left
     chosen: tuple[int | None, int | None] = (None, None)  # step and layer that the inspector is at
     head: int | None = None  # and the head of that layer, or all
     switches: Switches = field(default_factory=Switches)  # what is off in a what-if

@@ -8,6 +8,8 @@ import gradio as gr
 from app import theme
 from app.api import add_api
 from app.change_panel import build_change_panel, wire_change_panel
+from app.demonstrations_panel import build_demonstrations_tab
+from app.demonstrations_tab import wire_demonstrations_tab
 from app.experiments import RESULTS, Experiments
 from app.experiments_tab import build_experiments_tab, wire_experiments_tab
 from app.generate_tab import build_generate_tab, wire_generate_tab
@@ -53,6 +55,8 @@ def build(
                     tab = build_generate_tab()
                 with gr.Tab("Score", id="score"):
                     score_tab = build_score_tab()
+                with gr.Tab("Demonstrations", id="demonstrations") as demonstrations_page:
+                    demonstrations = build_demonstrations_tab()
                 with gr.Tab("Experiments", id="experiments", elem_id="lm-experiments-tab") as experiments_tab:
                     experiment_pages = build_experiments_tab()
                 with gr.Tab("Learn", id="learn") as learn_tab:
@@ -65,7 +69,10 @@ def build(
         wire_change_panel(studio, change, reading)
         runs_ended = wire_generate_tab(studio, tab, notice, inspector.details, reading)
         score_ended = wire_score_tab(studio, score_tab, notice, inspector.details)
-        wire_inspector_panel(demo, studio, inspector, notice, [*runs_ended, score_ended])
+        classified = wire_demonstrations_tab(
+            studio, demonstrations_page, demonstrations, notice, inspector.details, reading
+        )
+        wire_inspector_panel(demo, studio, inspector, notice, [*runs_ended, score_ended, *classified])
         wire_experiments_tab(experiments_tab, Experiments(studio, results), experiment_pages, notice)
         wire_learn_tab(studio, learn, tabs, tab, inspector, memory, notice)
 

@@ -1,8 +1,10 @@
 """The generation cache: one window of states for backbone and SideNet, and what has left it."""
 
+import copy
+
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from longmem.row_memory import RowMemory
@@ -120,3 +122,15 @@ class MemoryCache(DynamicCache):
             for layer, tensor in store.items():
                 store[layer] = tensor.index_select(0, indices)
         self.overflow.select_rows(indices)
+
+
+def repeated(cache: Cache, rows: int) -> Cache:
+    """A copy of a cache of one row, for so many rows. Tensors are replaced, never changed in place: they are shared."""
+    twin = copy.copy(cache)
+    twin.layers = [copy.copy(layer) for layer in cache.layers]
+    if hasattr(cache, "overflow"):
+        twin.overflow, twin.keys, twin.values = copy.copy(cache.overflow), dict(cache.keys), dict(cache.values)
+        twin.overflow.keys, twin.overflow.values = dict(cache.overflow.keys), dict(cache.overflow.values)
+    if rows > 1:
+        twin.batch_repeat_interleave(rows)
+    return twin

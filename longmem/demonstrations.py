@@ -10,7 +10,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path, PurePath
 from typing import Self
 
@@ -18,6 +18,7 @@ from longmem.documents import Document, clean_text
 from longmem.errors import DemonstrationError, DocumentError
 from longmem.readers import decode, read_bytes
 
+JSON_LINES = (".jsonl", ".ndjson")
 N_LISTED = 10  # wrong rows that an error lists one by one
 QUOTED = re.compile('"((?:[^"]|"")*)"')
 
@@ -29,6 +30,14 @@ class Demonstration:
     text: str
     label: str
     line: int
+
+
+@dataclass(frozen=True)
+class WrongRow:
+    """A row that is no demonstration: the line on which it starts, and what is wrong with it."""
+
+    line: int
+    problem: str
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,7 @@ class DemonstrationSet:
     document: Document
     demonstrations: tuple[Demonstration, ...]
     starts: tuple[int, ...]
+    template: Template
 
     @classmethod
     def from_demonstrations(cls, demonstrations: Sequence[Demonstration], template: Template, name: str) -> Self:
@@ -95,7 +105,12 @@ class DemonstrationSet:
             raise DemonstrationError(f"{name} holds no demonstrations: give one at least.")
         rendered = [template.render(demonstration) for demonstration in demonstrations]
         starts = tuple(accumulate((len(text) for text in rendered[:-1]), initial=0))
-        return cls(Document(name, "".join(rendered)), tuple(demonstrations), starts)
+        return cls(Document(name, "".join(rendered)), tuple(demonstrations), starts, template)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The different labels, in alphabetical order."""
+        return tuple(sorted({demonstration.label for demonstration in self.demonstrations}))
 
     def at(self, character: int) -> Demonstration:
         """The demonstration to which a character of the document belongs. Errors: DemonstrationError outside of it."""
@@ -103,6 +118,12 @@ class DemonstrationSet:
             last = len(self.document.text) - 1
             raise DemonstrationError(f"Character {character} is not in {self.document.name}: 0 to {last} are.")
         return self.demonstrations[bisect_right(self.starts, character) - 1]
+
+    def shares(self, start: int, stop: int) -> list[tuple[int, float]]:
+        """The numbers of the demonstrations that characters start..stop belong to, and the share of each (sum 1)."""
+        first, last = bisect_right(self.starts, start) - 1, bisect_right(self.starts, max(start, stop - 1)) - 1
+        cuts = [start, *self.starts[first + 1 : last + 1], max(stop, start + 1)]
+        return [(first + i, (cuts[i + 1] - cuts[i]) / (cuts[-1] - start)) for i in range(len(cuts) - 1)]
 
 
 def to_document(demonstrations: Sequence[Demonstration], template: Template, name: str) -> Document:
@@ -123,41 +144,80 @@ def read_demonstrations(
     quotes count only around a whole field. White space around texts and labels goes; a label may be a whole number.
     Errors: DemonstrationError with the first wrong rows by line number, or, if `skip_bad`, where no row is left.
     """
-    name, text = _name_and_text(path_or_name_and_bytes)
-    demonstrations, wrong = [], []
-    for line, fields in _rows(name, text, (text_column, label_column)):
-        problem = fields if isinstance(fields, str) else _problem(fields, text_column, label_column)
-        if problem:
-            wrong.append(f"line {line}: {problem}")
-        else:
-            demonstrations.append(Demonstration(_field(fields[text_column]), _field(fields[label_column]), line))
+    demonstrations, wrong = sort_rows(path_or_name_and_bytes, text_column=text_column, label_column=label_column)
+    name = _name(path_or_name_and_bytes)
     if wrong and not (skip_bad and demonstrations):
-        raise DemonstrationError(_complaint(name, wrong, len(wrong) + len(demonstrations)))
+        listed = [f"line {row.line}: {row.problem}" for row in wrong]
+        raise DemonstrationError(_complaint(name, listed, len(wrong) + len(demonstrations)))
     if not demonstrations:
         raise DemonstrationError(f"{name} holds no demonstrations: give one at least.")
     return demonstrations
 
 
-def _name_and_text(path_or_name_and_bytes: str | Path | tuple[str, bytes]) -> tuple[str, str]:
-    try:
-        if isinstance(path_or_name_and_bytes, tuple):
-            name, data = path_or_name_and_bytes
+def sort_rows(
+    path_or_name_and_bytes: str | Path | tuple[str, bytes], *, text_column: str = "text", label_column: str = "label"
+) -> tuple[list[Demonstration], list[WrongRow]]:
+    """The rows of such a file that are demonstrations, and those that are not.
+
+    Errors: DemonstrationError where the file cannot be read, or has not these columns.
+    """
+    name, text = _name_and_text(path_or_name_and_bytes)
+    demonstrations, wrong = [], []
+    for line, fields in _rows(name, text, (text_column, label_column)):
+        problem = fields if isinstance(fields, str) else _problem(fields, text_column, label_column)
+        if problem:
+            wrong.append(WrongRow(line, problem))
         else:
-            name, data = Path(path_or_name_and_bytes).name, read_bytes(path_or_name_and_bytes)
-        return name, clean_text(decode(name, data))
+            demonstrations.append(Demonstration(_field(fields[text_column]), _field(fields[label_column]), line))
+    return demonstrations, wrong
+
+
+def column_names(path_or_name_and_bytes: str | Path | tuple[str, bytes]) -> list[str]:
+    """The columns of such a file: of its header, or of the objects in its first lines, in their order.
+
+    Errors: DemonstrationError where the file cannot be read, or has none.
+    """
+    name, text = _name_and_text(path_or_name_and_bytes)
+    rows = _raw_rows(name, text)
+    if PurePath(name).suffix.lower() in JSON_LINES:
+        rows = (fields for _, fields in islice(rows, N_LISTED) if isinstance(fields, dict))
+        columns = list(dict.fromkeys(column for fields in rows for column in fields))
+    else:
+        _, header = next(rows, (1, []))
+        columns = [column.strip() for column in header] if isinstance(header, list) else []
+    if not columns:
+        raise DemonstrationError(f"{name} names no columns: its first line must name them, or be a JSON object.")
+    return columns
+
+
+def _name(path_or_name_and_bytes: str | Path | tuple[str, bytes]) -> str:
+    given = path_or_name_and_bytes
+    return given[0] if isinstance(given, tuple) else Path(given).name
+
+
+def _name_and_text(path_or_name_and_bytes: str | Path | tuple[str, bytes]) -> tuple[str, str]:
+    given, name = path_or_name_and_bytes, _name(path_or_name_and_bytes)
+    try:
+        return name, clean_text(decode(name, given[1] if isinstance(given, tuple) else read_bytes(given)))
     except DocumentError as error:
         raise DemonstrationError(str(error)) from error
 
 
 def _rows(name: str, text: str, columns: tuple[str, str]) -> Iterator[tuple[int, dict[str, object] | str]]:
     """Each row as (line, its fields by column, or what is wrong with it)."""
+    rows = _raw_rows(name, text)
+    return rows if PurePath(name).suffix.lower() in JSON_LINES else _table_rows(name, rows, columns)
+
+
+def _raw_rows(name: str, text: str) -> Iterator[tuple[int, dict[str, object] | list[str] | str]]:
+    """Each row as (line, its object or its fields, or what is wrong with it); of a table the first is the header."""
     extension = PurePath(name).suffix.lower()
-    if extension in (".jsonl", ".ndjson"):
+    if extension in JSON_LINES:
         return _json_rows(text)
     if extension == ".csv":
-        return _table_rows(name, _csv_rows(text), columns)
+        return _csv_rows(text)
     if extension == ".tsv":
-        return _table_rows(name, _tsv_rows(text), columns)
+        return _tsv_rows(text)
     raise DemonstrationError(f"{name} has the extension {extension!r}: allowed are .jsonl, .ndjson, .csv and .tsv.")
 
 

@@ -65,8 +65,8 @@ def score(
 def score_tokens(
     model: LongMemForCausalLM,
     ids: Sequence[int],
-    *,
     first: int,
+    *,
     memory: MemoryBank | None,
     before: tuple[int, int] | None = None,
     exclude: Collection[int] = (),

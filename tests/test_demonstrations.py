@@ -12,7 +12,9 @@ from longmem.demonstrations import (
     Demonstration,
     DemonstrationSet,
     Template,
+    column_names,
     read_demonstrations,
+    sort_rows,
     to_document,
 )
 from longmem.documents import clean_text
@@ -233,3 +235,24 @@ def test_no_demonstrations_make_no_document():
     with pytest.raises(DemonstrationError, match="reviews holds no demonstrations"):
         to_document([], SENTIMENT_TEMPLATE, "reviews")
     assert not issubclass(DemonstrationError, DocumentError)
+
+
+def test_wrong_rows_are_told_from_right_ones_without_an_error():
+    data = b"text,label\na ship,cold\n,warm\nthe sea\nthe name,warm\n"
+    found, wrong = sort_rows(("a.csv", data))
+    assert [(d.text, d.line) for d in found] == [("a ship", 2), ("the name", 5)]
+    assert [row.line for row in wrong] == [3, 4]
+    assert "'text' is empty" in wrong[0].problem
+    assert "1 fields where the header names 2" in wrong[1].problem
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "columns"),
+    [
+        ("a.csv", b'id,"the text",label\n1,2,3\n', ["id", "the text", "label"]),
+        ("a.tsv", b"text\tlabel\n", ["text", "label"]),
+        ("a.jsonl", b'{"text": "a"}\nnothing\n{"label": 1, "text": "b"}\n', ["text", "label"]),
+    ],
+)
+def test_columns_are_those_of_the_header_or_of_the_first_objects(name: str, data: bytes, columns: list[str]):
+    assert column_names((name, data)) == columns

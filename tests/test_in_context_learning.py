@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from longmem import classification
 from longmem.demonstrations import SENTIMENT_TEMPLATE, Demonstration, Template
 from longmem.errors import DemonstrationError, LongMemError
 from longmem.evaluation import in_context_learning as icl
@@ -72,8 +73,8 @@ def test_a_text_is_cut_into_tokens_as_in_running_text(tiny_tokenizer, tmp_path):
         told = Demonstration("a warm story", "cold and long", 1)
         whole = (template.render(told) + template.render(told)).rstrip()
         first = tiny_tokenizer(template.render(told).rstrip())["input_ids"]
-        query = icl.query_tokens(tiny_tokenizer, template, told.text)
-        label = icl.label_tokens(tiny_tokenizer, template, told.label)
+        query = classification.query_tokens(tiny_tokenizer, template, told.text)
+        label = classification.label_tokens(tiny_tokenizer, template, told.label)
         after = template.pattern.partition("{label}")[2].rstrip()
         assert first + query + label + tiny_tokenizer(after)["input_ids"] == tiny_tokenizer(whole)["input_ids"]
     assert tiny_tokenizer.decode(prefix).endswith(f"{data.train[1].label}.")
@@ -87,11 +88,11 @@ def test_labels_score_all_their_tokens_calibrated_by_a_text_without_content(syst
         given = memories if with_memory else systems.new_memories()
         found |= icl.measure_setting(systems, data, data.train[:1], given, with_memory)["right"]
     _, prefix = icl.fit_window(tokenizer, data, data.train[:1], WINDOW)
-    labels = [icl.label_tokens(tokenizer, data.template, label) for label in LABELS]
+    labels = [classification.label_tokens(tokenizer, data.template, label) for label in LABELS]
     assert len(labels[0]) > 1
 
     def direct(name: str, text: str) -> tuple[np.ndarray, int]:
-        query, scores = icl.query_tokens(tokenizer, data.template, text), []
+        query, scores = classification.query_tokens(tokenizer, data.template, text), []
         for label in labels:
             ids = torch.tensor([prefix + query + label])
             log_p = systems.logits(ids, memories)[name][0].log_softmax(-1)
@@ -116,10 +117,13 @@ def test_scores_do_not_depend_on_what_is_scored_beside_them(systems, tmp_path, m
     data, tokenizer = a_set(tmp_path / "toy"), systems.model.tokenizer
     memories = icl.fill_memory(systems, data, data.train[10:20])
     cache = systems.prefix([5, 6, 7], memories, ["longmem"])["longmem"]
-    queries = [icl.query_tokens(tokenizer, data.template, text) for text in ("cold", "a long and funny story", "N/A")]
+    queries = [
+        classification.query_tokens(tokenizer, data.template, text)
+        for text in ("cold", "a long and funny story", "N/A")
+    ]
     labels = [[9], [9, 8, 7], [9, 4], [3]]
     together = icl.score_labels(systems, "longmem", cache, memories, queries, labels)
-    monkeypatch.setattr(icl, "ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(classification, "ROWS_AT_ONCE", 1)
     for number, query in enumerate(queries):
         for place, label in enumerate(labels):
             alone = icl.score_labels(systems, "longmem", cache, memories, [query], [label])

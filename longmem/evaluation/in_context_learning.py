@@ -15,9 +15,10 @@ from itertools import groupby, product
 from pathlib import Path
 
 import numpy as np
-import torch
 from transformers import Cache, PreTrainedTokenizerFast
 
+from longmem import classification
+from longmem.classification import NO_CONTENT, Scores, all_label_tokens, query_tokens
 from longmem.demonstrations import (
     SENTIMENT_TEMPLATE,
     SUBJECTIVITY_TEMPLATE,
@@ -34,8 +35,6 @@ ALLOWED = ("backbone", "empty_bank", "sidenet_only", "longmem", "memtrm")
 WITH_MEMORY = ("longmem", "memtrm")
 METRICS = ("accuracy", "uncalibrated", "whole_vocabulary")
 MOST_TEXTS = 250
-NO_CONTENT = "N/A"
-ROWS_AT_ONCE = 16  # each with a copy of the window's states
 SPLITS = ("train", "training", "test", "valid", "validation", "dev")
 
 
@@ -76,14 +75,6 @@ class Draw:
 
     in_window: tuple[Demonstration, ...]
     in_memory: tuple[Demonstration, ...]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Of each text, texts without content included: log-probability of each label, and the most probable token."""
-
-    label_log_p: np.ndarray
-    top_token: np.ndarray
 
 
 # Measuring ---------------------------------------------------------------------------------------------------------
@@ -140,7 +131,7 @@ def measure_setting(
     """
     tokenizer = systems.model.tokenizer
     queries = [query_tokens(tokenizer, data.template, text) for text in [*(t.text for t in data.test), NO_CONTENT]]
-    labels = [label_tokens(tokenizer, data.template, label) for label in data.labels]
+    labels = all_label_tokens(tokenizer, data.template, data.labels)
     room = systems.window - max(map(len, queries)) - max(map(len, labels)) + 1
     used, prefix = fit_window(tokenizer, data, demonstrations, room)
     # LongMem with an empty bank is the system "empty_bank": one pass serves both.
@@ -170,30 +161,9 @@ def score_labels(
     labels: Sequence[Sequence[int]],
 ) -> Scores:
     """Scores of every label after every query by one system; both are lists of token ids."""
-    label_log_p, top_token = np.zeros((len(queries), len(labels))), np.zeros(len(queries), dtype=int)
-    # A label's last token is predicted, never read: labels share a row where one's other tokens begin another's.
-    read = {tuple(label[:-1]) for label in labels}
-    stems = sorted(stem for stem in read if not any(other != stem and _begins(stem, other) for other in read))
-    rows = [(number, stem) for number in range(len(queries)) for stem in stems]
-    rows.sort(key=lambda row: len(queries[row[0]]) + len(row[1]))
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        batch = rows[start : start + ROWS_AT_ONCE]
-        texts = [[*queries[number], *stem] for number, stem in batch]
-        longest = max(map(len, texts))
-        ids_BT = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts])
-        logits_BTV = systems.continued({name: cache}, ids_BT, memories)[name]
-        for (number, stem), logits_TV in zip(batch, logits_BTV, strict=True):
-            first = len(queries[number]) - 1
-            log_p_TV = logits_TV[first : first + len(stem) + 1].float().log_softmax(-1)
-            top_token[number] = log_p_TV[0].argmax().item()
-            for place, label in enumerate(labels):
-                if _begins(label[:-1], stem):
-                    label_log_p[number, place] = sum(log_p_TV[i, token].item() for i, token in enumerate(label))
-    return Scores(label_log_p, top_token)
-
-
-def _begins(first: Sequence[int], second: Sequence[int]) -> bool:
-    return list(second[: len(first)]) == list(first)
+    return classification.score_labels(
+        lambda ids_BT: systems.continued({name: cache}, ids_BT, memories)[name], queries, labels
+    )
 
 
 def judge(scores: Scores, gold: Sequence[int], labels: Sequence[Sequence[int]]) -> dict[str, str]:
@@ -245,35 +215,14 @@ def fill_memory(systems: Systems, data: DataSet, demonstrations: Sequence[Demons
 def fit_window(
     tokenizer: PreTrainedTokenizerFast, data: DataSet, demonstrations: Sequence[Demonstration], room: int
 ) -> tuple[int, list[int]]:
-    """The largest number of demonstrations that fits in `room` tokens, and their tokens.
-
-    Errors: LongMemError where not one does.
-    """
-    for used in range(len(demonstrations), 0, -1):
-        document = to_document(demonstrations[:used], data.template, data.name)
-        ids = _tokens(tokenizer, document.text.rstrip())
-        if len(ids) <= room:
-            return used, ids
-    raise LongMemError(
-        f"--in-window: not one demonstration of {data.name} fits in the window, which has room for {room} tokens "
-        "beside the longest text: shorten the texts."
-    )
-
-
-def query_tokens(tokenizer: PreTrainedTokenizerFast, template: Template, text: str) -> list[int]:
-    """What follows the demonstrations up to the label: white space between two goes with what comes after it."""
-    pattern = template.pattern
-    return _tokens(tokenizer, pattern[len(pattern.rstrip()) :] + template.prompt(text))
-
-
-def label_tokens(tokenizer: PreTrainedTokenizerFast, template: Template, label: str) -> list[int]:
-    """A label with the white space before it, as it stands after a prompt."""
-    bare = Template(template.pattern[: template.pattern.index("{label}") + len("{label}")])
-    return _tokens(tokenizer, bare.render(Demonstration("-", label, 0))[len(bare.prompt("-")) :])
-
-
-def _tokens(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    """As `classification.fit_window`. Errors: LongMemError where not one demonstration fits."""
+    used, ids = classification.fit_window(tokenizer, data.template, demonstrations, room)
+    if used == 0:
+        raise LongMemError(
+            f"--in-window: not one demonstration of {data.name} fits in the window, which has room for {room} tokens "
+            "beside the longest text: shorten the texts."
+        )
+    return used, ids
 
 
 # Data sets ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@
 Shapes: B rows, T tokens, V vocabulary.
 """
 
-import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
+from longmem.cache import repeated
 from longmem.documents import segments
 from longmem.errors import BankMismatchError, LongMemError
 from longmem.memorizing import SETTINGS_FILE, MemorizingTransformer
@@ -164,7 +164,7 @@ class Systems:
         """
         ids_BT = ids_BT.to(self.model.device)
         return {
-            name: self._forward(name, ids_BT, _repeated(cache, len(ids_BT)), memories, recorder)[0]
+            name: self._forward(name, ids_BT, repeated(cache, len(ids_BT)), memories, recorder)[0]
             for name, cache in caches.items()
         }
 
@@ -221,15 +221,3 @@ def _chosen(names: Collection[str] | None, allowed: Collection[str], here: Colle
                 f"{SIDENET_ONLY if name == 'sidenet_only' else MEMTRM}/."
             )
     return [name for name in SYSTEMS if name in names]
-
-
-def _repeated(cache: Cache, rows: int) -> Cache:
-    """A copy of a cache of one row, for so many rows. Tensors are replaced, never changed in place: they are shared."""
-    twin = copy.copy(cache)
-    twin.layers = [copy.copy(layer) for layer in cache.layers]
-    if hasattr(cache, "overflow"):
-        twin.overflow, twin.keys, twin.values = copy.copy(cache.overflow), dict(cache.keys), dict(cache.values)
-        twin.overflow.keys, twin.overflow.values = dict(cache.overflow.keys), dict(cache.overflow.values)
-    if rows > 1:
-        twin.batch_repeat_interleave(rows)
-    return twin

@@ -1,0 +1,400 @@
+"""What the Demonstrations tab does: reading labelled examples into memory, classifying by them, measuring how well.
+
+Plain values in and out, as in `app.handlers`; functions take the `Studio` and the key of the session that is meant.
+Those that work for long are generators of views, and errors that a person can mend become a view's `notice`. The last
+three serve the API: they return dictionaries and raise LongMemError instead.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import exp, isfinite
+
+from app import demonstration_markup, markup
+from app.api_handlers import summary
+from app.demonstration_accuracy import SIZES, Measuring, check_tests, draw, measure
+from app.demonstration_files import Source
+from app.generating import keep
+from app.handlers import MemoryView, Studio, alone, said
+from app.markup import TokenMark
+from app.session import Recipe, Session
+from longmem import classification
+from longmem.classification import Answer, Classification, Task, retrieved_demonstrations, vote
+from longmem.demonstrations import SENTIMENT_TEMPLATE, Demonstration, DemonstrationSet
+from longmem.errors import LongMemError
+from longmem.evaluation.results import draw as draw_items
+from longmem.memory_bank import MemoryBank
+
+MAX_TEXT = 20_000  # characters of a text to classify
+MAX_IN_WINDOW = 64
+IN_WINDOW = 4
+TEXTS = 100  # of a test file, unless told otherwise
+NOT_READ = "There are no demonstrations in memory: read some first (1), then classify and evaluate by them."
+
+
+@dataclass(frozen=True)
+class ClassificationView:
+    """A classified text as HTML and the inspector's data; None leaves a part of the page as it is."""
+
+    result: str | None
+    tokens: str | None
+    status: str
+    notice: str = ""
+    payload: dict | None = None
+    busy: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluationView:
+    """A measurement: how far it is, and its result where that has changed."""
+
+    status: str
+    notice: str = ""
+    result: dict | None = None
+    busy: bool = False
+
+
+# Examples ----------------------------------------------------------------------------------------------------------
+
+
+def read_demonstrations(studio: Studio, key: str, source: Source | None) -> Iterator[MemoryView]:
+    """Read a file of demonstrations into the session's memory, as one document, with progress."""
+    session = studio.store.get(key)
+    made: list[DemonstrationSet] = []
+
+    def make() -> list:
+        if source is None:
+            raise LongMemError("No file is chosen: choose one, or take the sample.")
+        made.append(source.load())
+        return [made[0].document]
+
+    for view in studio._read(key, make):
+        if not view.busy and made:
+            remember_set(session, made[0])
+        yield view
+
+
+def remember_set(session: Session, shown: DemonstrationSet) -> None:
+    """Keep the demonstrations of the newest document with their text; let go of those that have left memory."""
+    texts = {id: record.text for id, record in session.bank.documents.items()}
+    newest = max((id for id, text in texts.items() if text == shown.document.text), default=None)
+    kept = sets_in_memory(session)
+    session.demonstrations = kept if newest is None else {**kept, newest: shown}
+
+
+def sets_in_memory(session: Session) -> dict[int, DemonstrationSet]:
+    """The demonstrations of which something is in memory, by document, the newest last."""
+    texts = {id: record.text for id, record in session.bank.documents.items()}
+    return {id: shown for id, shown in sorted(session.demonstrations.items()) if texts.get(id) == shown.document.text}
+
+
+def choices(studio: Studio, key: str) -> list[tuple[str, int]]:
+    """(name, document) of the demonstrations in memory, the newest first."""
+    session = studio.store.get(key)
+    return [
+        (f"{shown.document.name} ({len(shown.demonstrations):,})", id)
+        for id, shown in reversed(sets_in_memory(session).items())
+    ]
+
+
+def about_memory(studio: Studio, key: str, document: int | None) -> str:
+    """HTML that says how many of the demonstrations are in memory, and which are not."""
+    session = studio.store.get(key)
+    if session.is_busy:
+        return ""
+    sets = sets_in_memory(session)
+    if document not in sets:
+        return markup.note(NOT_READ)
+    shown = sets[document]
+    first, last = demonstrations_held(session.bank, document, shown)
+    total = len(shown.demonstrations)
+    words = f"{last - first:,} of {total:,} demonstrations of {shown.document.name} are in memory"
+    if first:
+        words += f": the oldest {first:,} have left it, since it is full"
+    if last < total:
+        words += f"{';' if first else ':'} the last {total - last:,} were not read"
+    return markup.note(f"{words}.", "stopped" if last - first < total else "done")
+
+
+def demonstrations_held(bank: MemoryBank, document: int, shown: DemonstrationSet) -> tuple[int, int]:
+    """The range of demonstrations that are wholly in the bank: (first, one after the last)."""
+    chunks = [chunk for chunk in bank.chunks() if chunk.document == document]
+    if not chunks:
+        return 0, 0
+    start, stop = min(chunk.start for chunk in chunks), max(chunk.stop for chunk in chunks)
+    first = bisect_right(shown.starts, start - 1) if start else 0
+    ends = [*shown.starts[1:], len(shown.document.text)]
+    return first, max(first, bisect_right(ends, stop))
+
+
+# Classifying -------------------------------------------------------------------------------------------------------
+
+
+def classify_text(
+    studio: Studio, key: str, document: int | None, text: str, in_window: float | None, case: dict | None = None
+) -> Iterator[ClassificationView]:
+    """Classify a text by demonstrations in memory; the last view carries the inspector's data, the session the run.
+
+    case: the wrong case of a measurement that the text is from.
+    """
+    yield ClassificationView(None, None, markup.note("Classifying…"), busy=True)
+    session = studio.store.get(key)
+    try:
+        with alone(session):
+            found, payload, tokens = _classified(studio, session, document, text, in_window)
+        shown = demonstration_markup.case_line(case, found) if case else ""
+        shown += demonstration_markup.classification(found)
+        yield ClassificationView(shown, tokens, markup.note("Done", "done"), payload=payload)
+    except Exception as error:
+        yield ClassificationView(None, None, "", said(error))
+
+
+def _classified(
+    studio: Studio, session: Session, document: int | None, text: str, in_window: float | None
+) -> tuple[dict, dict, str]:
+    """What is said of a text, the inspector's data, and the traced tokens as HTML. Hold the session's lock."""
+    document, shown = chosen_set(session, document)
+    if len(text) > MAX_TEXT:
+        raise LongMemError(f"The text has {len(text):,} characters; at most {MAX_TEXT:,} are allowed.")
+    window, _ = draw(shown, whole_number("In the window", in_window, 0, MAX_IN_WINDOW))
+    task = Task(shown.labels, shown.template, tuple(window))
+    found = classification.classify(studio.model_of(session), text, task, session.bank)
+    prompt = "".join(shown.template.render(demonstration) for demonstration in window[: found.in_window])
+    recipe = Recipe("scored", prompt, version=session.bank.version)
+    payload = keep(session, recipe, found.trace, "")
+    point_at(session, payload, found.label_step)
+    trace = found.trace
+    marks = [
+        TokenMark(step, token, exp(log_p), exp(log_p_empty), log_p - log_p_empty)
+        for step, (token, log_p, log_p_empty) in enumerate(
+            zip(trace.tokens, trace.logprobs, trace.logprobs_empty, strict=True)
+        )
+    ]
+    panel = demonstration_markup.read_text(markup.token_panel(prompt, marks, panel="with", run=session.run.number))
+    return described(found, session.bank, document, shown), payload, panel
+
+
+def chosen_set(session: Session, document: int | None) -> tuple[int, DemonstrationSet]:
+    """The demonstrations of a document, or the newest. Errors: LongMemError where they are not in memory."""
+    sets = sets_in_memory(session)
+    if not sets:
+        raise LongMemError(NOT_READ)
+    if document is None:
+        document = max(sets)
+    if document not in sets:
+        raise LongMemError("These demonstrations have left memory: read them again, or choose others.")
+    return document, sets[document]
+
+
+def point_at(session: Session, payload: dict, step: int) -> None:
+    """Let the inspector begin at a token, and at the layer that looked at one place most for it."""
+    layers = payload["steps"][step]["layers"]
+    heaviest = {part["layer"]: max((p["weight"] for p in part["passages"]), default=0.0) for part in layers}
+    payload |= {"focus": step, "layer": max(heaviest, key=heaviest.get, default=None)}
+    session.chosen = (step, payload["layer"])
+
+
+def described(found: Classification, bank: MemoryBank, document: int, shown: DemonstrationSet) -> dict:
+    """A classification as JSON can hold it: what the page shows, and what the API gives.
+
+    `with_memory`, `without_memory`: label (None for a tie), `probabilities` and `uncalibrated` ones, by label;
+    `vote`: weight by label; `retrieved`: `layer, text, label, line, weight`, the heaviest of each layer first;
+    `other_documents`: the weight of what is no demonstration of this document.
+    """
+    table = retrieved_demonstrations(found.trace, found.label_step, bank, document, shown)
+    own = table[table.demonstration >= 0]
+    votes = vote(table, shown, found.labels)
+    return {
+        "text": found.text,
+        "document": document,
+        "labels": list(found.labels),
+        "layers": sorted(int(layer) for layer in found.trace.layers),
+        "in_window": found.in_window,
+        "with_memory": _answer(found.labels, found.with_memory),
+        "without_memory": _answer(found.labels, found.without),
+        "vote": dict(zip(found.labels, map(float, votes), strict=True)),
+        "other_documents": float(table.weight.sum() - own.weight.sum()),
+        "retrieved": [_retrieved(row, shown.demonstrations[row.demonstration]) for row in own.itertuples()],
+    }
+
+
+def _answer(labels: Sequence[str], answer: Answer) -> dict:
+    choice = answer.choice()
+    return {
+        "label": None if choice is None else labels[choice],
+        "probabilities": dict(zip(labels, map(float, answer.probabilities()), strict=True)),
+        "uncalibrated": dict(zip(labels, map(float, answer.probabilities(calibrated=False)), strict=True)),
+    }
+
+
+def _retrieved(row: object, demonstration: Demonstration) -> dict:
+    place = {"text": demonstration.text, "label": demonstration.label, "line": demonstration.line}
+    return {"layer": int(row.layer), **place, "weight": float(row.weight)}
+
+
+# Evaluating --------------------------------------------------------------------------------------------------------
+
+
+def evaluate(
+    studio: Studio,
+    key: str,
+    document: int | None,
+    test: Source | None,
+    *,
+    n_texts: float | None = TEXTS,
+    in_window: float | None = IN_WINDOW,
+    sizes: Sequence[int | None] = (*SIZES, None),
+) -> Iterator[EvaluationView]:
+    """Measure accuracy on a test file against the number of demonstrations in memory; None of `sizes` is all.
+
+    A stop keeps what there is.
+    """
+    session = studio.store.get(key)
+    result = None
+    try:
+        with alone(session):
+            for step in _measured(studio, session, document, test, n_texts, in_window, sizes):
+                result = step.result or result
+                yield EvaluationView(step.progress, result=step.result, busy=True)
+        if not session.stop_generating.is_set():
+            status = markup.note(f"Done: {result['texts']} texts", "done")
+        elif result:
+            status = markup.note("Stopped: what was measured until then stays.", "stopped")
+        else:
+            status = markup.note("Stopped before anything was measured: evaluate again when you like.", "stopped")
+        yield EvaluationView(status, result=result)
+    except Exception as error:
+        yield EvaluationView("", said(error), result=result)
+
+
+def _measured(
+    studio: Studio,
+    session: Session,
+    document: int | None,
+    test: Source | None,
+    n_texts: float | None,
+    in_window: float | None,
+    sizes: Sequence[int | None],
+) -> Iterator[Measuring]:
+    """Check what is asked for, then `measure`; the banks count as part of the session's while they are filled."""
+    _, shown = chosen_set(session, document)
+    if test is None:
+        raise LongMemError("No test file is chosen: choose one, or take the sample's.")
+    if not sizes:
+        raise LongMemError("No number of demonstrations is chosen: choose one at least.")
+    tests = test.rows()
+    check_tests(tests, shown.labels, test.name)
+    tests = draw_items(tests, whole_number("Texts", n_texts, 1, 100_000), seed=1)
+    window = whole_number("In the window", in_window, 0, MAX_IN_WINDOW)
+
+    def reserve(bank: MemoryBank, n_tokens: int, text: str) -> None:
+        studio.store.reserve(session, session.bank.nbytes + bank.nbytes_with(n_tokens, text))
+
+    try:
+        options = {"in_window": window, "sizes": sizes, "stop": session.stop_generating, "reserve": reserve}
+        yield from measure(studio.model, shown, tests, **options)
+    finally:
+        studio.store.settle(session)
+
+
+def whole_number(option: str, value: object, least: int, most: int) -> int:
+    """A number from a form. Errors: LongMemError naming the option, the value and what is allowed."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    if not is_number or value != int(value) or not least <= value <= most:
+        raise LongMemError(f"{option} is {value!r}; it must be a whole number from {least:,} to {most:,}.")
+    return int(value)
+
+
+# For the API -------------------------------------------------------------------------------------------------------
+
+
+def load_demonstrations(
+    studio: Studio,
+    key: str,
+    path: str,
+    *,
+    text_column: str = "text",
+    label_column: str = "label",
+    template: str = SENTIMENT_TEMPLATE.pattern,
+    skip_wrong: bool = False,
+) -> dict:
+    """Read labelled examples into the session's memory, as one document.
+
+    Args:
+        path: a CSV, TSV or JSONL file that the server itself gave to an upload.
+        text_column, label_column: names of its columns.
+        template: how a demonstration is written, with {text} and {label}.
+        skip_wrong: leave out rows that cannot be used; otherwise they are an error that lists them.
+
+    Returns: `document` (its id), `name`, `demonstrations` (how many), `in_memory` (how many of them are), `labels`, and
+    the `memory` as `memory_summary` gives it.
+
+    Raises: LongMemError.
+    """
+    shown = Source(path, text_column, label_column, template, skip_wrong).load()
+    with alone(studio.store.get(key)) as session:
+        session.stop_reading.clear()
+        for _ in studio._read_all(session, [shown.document]):
+            pass
+        remember_set(session, shown)
+        document = max(sets_in_memory(session))
+        first, last = demonstrations_held(session.bank, document, shown)
+        return {
+            "document": document,
+            "name": shown.document.name,
+            "demonstrations": len(shown.demonstrations),
+            "in_memory": last - first,
+            "labels": list(shown.labels),
+            "memory": summary(session.bank, key),
+        }
+
+
+def classify(studio: Studio, key: str, text: str, *, document: int | None = None, in_window: int = IN_WINDOW) -> dict:
+    """Classify a text by the demonstrations in the session's memory, with it and with an empty one.
+
+    Args:
+        text: what to classify.
+        document: id of the demonstrations; by default those that were read last.
+        in_window: how many of them stand in the window, 0 to 64, each label in turn.
+
+    Returns: see `described`.
+
+    Raises: LongMemError.
+    """
+    with alone(studio.store.get(key)) as session:
+        return _classified(studio, session, document, text, in_window)[0]
+
+
+def evaluate_demonstrations(
+    studio: Studio,
+    key: str,
+    path: str,
+    *,
+    text_column: str = "text",
+    label_column: str = "label",
+    document: int | None = None,
+    n_texts: int = TEXTS,
+    in_window: int = IN_WINDOW,
+    sizes: Sequence[int | None] = (*SIZES, None),
+) -> dict:
+    """Accuracy on a test file against the number of demonstrations in memory, each on a bank of its own.
+
+    Args:
+        path: a CSV, TSV or JSONL file that the server itself gave to an upload.
+        text_column, label_column: names of its columns.
+        document: id of the demonstrations; by default those that were read last.
+        n_texts: at most so many texts, drawn with a fixed seed.
+        in_window: how many demonstrations stand in the window, 0 to 64.
+        sizes: numbers of demonstrations in memory; None is all there are, and larger ones than that are left out.
+
+    Returns: see `app.demonstration_accuracy.result`.
+
+    Raises: LongMemError.
+    """
+    result = None
+    with alone(studio.store.get(key)) as session:
+        session.stop_generating.clear()
+        test = Source(path, text_column, label_column, "{text} {label}")
+        for step in _measured(studio, session, document, test, n_texts, in_window, sizes):
+            result = step.result or result
+    return result
