@@ -160,8 +160,8 @@ def fine_print(found: dict) -> str:
 def read_text(panel: str) -> str:
     """The panel of the traced tokens, and what it shows."""
     return (
-        '<p class="lm-quiet">The text as the model read it, after the demonstrations in the window, tinted by what memory '
-        f"did to each token. Choose one to see what it looked up.</p>{panel}"
+        '<p class="lm-quiet">The text as the model read it, after the demonstrations in the window, tinted by what '
+        f"memory did to each token. Choose one to see what it looked up.</p>{panel}"
     )
 
 
