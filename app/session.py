@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from app.settings import Settings
+from app.source_choice import SourceChoice
 from longmem.errors import MemoryBudgetError
 from longmem.memory_bank import MemoryBank
 
@@ -43,7 +44,7 @@ class Recipe:
     version: tuple[int, int, int] = (0, 0, 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """Some tokens and everything the inspector shows of them, untouched by what later happens to the bank.
 
@@ -72,6 +73,7 @@ class Session:
     stop_generating: threading.Event = field(default_factory=threading.Event)
     run: Run | None = None
     chosen: tuple[int | None, int | None] = (None, None)  # step and layer that the inspector is at
+    source: SourceChoice = field(default_factory=SourceChoice)  # where the source view is at
     used: float = 0.0
     promised: int = 0  # bytes that the bank will hold once what is being read has been read
     follows_freed: bool = False  # the store ended an earlier session of this key: its visitor must be told
