@@ -58,8 +58,9 @@ function scrollToPlace() {
   if (!page?.clientHeight) return; // out of sight: done when it comes into sight
   const here = page.querySelector(".lm-here");
   const place = `${page.dataset.at} ${here ? marks().indexOf(here) : ""}`;
+  const top = (node) => node.getBoundingClientRect().top;
   if (place === shown?.place) page.scrollTop = shown.top;
-  else page.scrollTop = here ? here.offsetTop - page.offsetTop - page.clientHeight / 3 : 0;
+  else page.scrollTop = here ? page.scrollTop + top(here) - top(page) - page.clientHeight / 3 : 0;
   shown = { place, top: page.scrollTop };
 }
 
