@@ -6,8 +6,7 @@ and `data-goto` are the inspector's: they choose a chunk, or a token and layer.
 
 from html import escape
 
-from app import theme
-from app.inspection import percent
+from app import inspection, theme
 from app.source_choice import GROUPINGS, LAYER, RUN, TOKEN
 from app.source_view import PAGE, ChunkPlace, DocumentLine, HitLine, Part, SourceView
 
@@ -22,7 +21,7 @@ FINE_PRINT = (
 
 def no_source() -> str:
     """Before the first run."""
-    return f'<section class="lm-source lm-source-empty"><p>{NO_RUN}</p></section>'
+    return f'<section class="lm-source-view lm-source-empty"><p>{NO_RUN}</p></section>'
 
 
 def source_html(view: SourceView) -> str:
@@ -37,15 +36,17 @@ def source_html(view: SourceView) -> str:
     parts += [_chunk(view.chunk) if view.chunk else "", _table(view)]
     if view.n_groups:
         full = (
-            "" if view.choice.grouping == "document" else f"Full colour = {percent(view.top)} of a head's attention. "
+            "" if view.choice.grouping == "document" else f"Full colour = {_percent(view.top)} of a head's attention. "
         )
         parts += [f'<p class="lm-quiet">{full}{FINE_PRINT}</p>']
     hue = theme.document_colour(view.choice.document) if view.choice.document is not None else "inherit"
-    return f'<section class="lm-source" style="--hue:{hue}" aria-label="Source view">{"".join(parts)}</section>'
+    return f'<section class="lm-source-view" style="--hue:{hue}" aria-label="Source view">{"".join(parts)}</section>'
 
 
 def _sentence(view: SourceView) -> str:
     """What is shown, in words; with nothing to show, what to do next."""
+    if view.step is None and view.choice.scope != RUN:
+        return "<b>No token is chosen.</b> Point at one in the text, or look at the whole run."
     layers = ", ".join(map(str, view.layers))
     who = f"layer {layers}" if len(view.layers) == 1 else f"layers {layers}"
     if view.choice.scope == RUN:
@@ -63,7 +64,7 @@ def _sentence(view: SourceView) -> str:
     groups = _count(view.n_groups, view.choice.grouping)
     inside = f" in {_count(n_documents, 'document')}" if view.choice.grouping != "document" else ""
     mean = " on average" if view.choice.scope == RUN else ""
-    return f"{what} gave {percent(view.total)} of a head's attention{mean} to memory, on {groups}{inside}."
+    return f"{what} gave {_percent(view.total)} of a head's attention{mean} to memory, on {groups}{inside}."
 
 
 def _controls(view: SourceView) -> str:
@@ -126,7 +127,7 @@ def _map(view: SourceView, line: DocumentLine) -> str:
         f'data-document="{line.document}" data-page="{max(1, end - start)}">{_svg(line, max(line.bins))}'
         f'<i class="lm-source-window" style="left:{at:.2f}%;width:{wide:.2f}%"></i></div>'
         f'<p class="lm-quiet">Where the weight lies in {escape(line.name)}, {line.length:,} characters.{held} '
-        f"Tallest bar = {percent(max(line.bins))}. Shown: {said}.</p>"
+        f"Tallest bar = {_percent(max(line.bins))}. Shown: {said}.</p>"
     )
 
 
@@ -134,7 +135,7 @@ def _svg(line: DocumentLine, top: float) -> str:
     """Weight by place: a bar for each bin that has some, and a line under what memory held."""
     bars = "".join(
         f'<rect x="{i}" width="1" y="{100 - 86 * height:.1f}" height="{86 * height:.1f}">'
-        f"<title>{_share(i, len(line.bins))} into the document: {percent(weight)}</title></rect>"
+        f"<title>{_share(i, len(line.bins))} into the document: {_percent(weight)}</title></rect>"
         for i, weight in enumerate(line.bins)
         if weight > 0
         for height in (0.15 + 0.85 * (weight / max(top, 1e-12)) ** 0.5,)
@@ -155,13 +156,13 @@ def _steps(view: SourceView) -> str:
     onward = "next place ›" if hit is not None else "to the heaviest"
     said = f"{_count(view.n_groups, 'place')}; this page was turned to by hand"
     if hit is not None:
-        said = f"place {hit + 1:,} of {view.n_groups:,}, heaviest first · {percent(view.hit_weight)}"
+        said = f"place {hit + 1:,} of {view.n_groups:,}, heaviest first · {_percent(view.hit_weight)}"
     back = max(0, page.start - PAGE) if page and page.start else None
     on = page.end if page and page.end < page.length else None
     return (
         f'<div class="lm-source-steps">{_button("hit", "previous", "‹ heavier place", heavier)}'
-        f"{_button('hit', 'next', onward, lighter if lighter < view.n_groups else None)}<span>{said}</span>"
-        f"{_button('page', 'back', '‹ page', back)}{_button('page', 'on', 'page ›', on)}</div>"
+        f"{_button('hit', 'next', onward, lighter if lighter < view.n_groups else None)}"
+        f"{_button('page', 'back', '‹ page', back)}{_button('page', 'on', 'page ›', on)}<span>{said}</span></div>"
     )
 
 
@@ -202,7 +203,7 @@ def _chunk(place: ChunkPlace) -> str:
     """The chunk that was gone to, and the tokens that looked at it."""
     uses = "".join(
         f'<li><button type="button" data-goto="{use.step}" data-layer="{use.layer}">«{escape(_visible(use.token))}»'
-        f"</button> token {use.step}, layer {use.layer} · {percent(use.weight)}</li>"
+        f"</button> token {use.step}, layer {use.layer} · {_percent(use.weight)}</li>"
         for use in place.uses
     )
     more = f" The {len(place.uses)} heaviest of {place.n_uses:,}." if place.n_uses > len(place.uses) else ""
@@ -233,13 +234,13 @@ def _table(view: SourceView) -> str:
 
 
 def _row(view: SourceView, row: HitLine) -> str:
-    where = f"{escape(row.name)}, {100 * row.share:.0f} %"
+    where = f"{escape(row.name)}, {_share(row.share, 1)}"
     words = f"«{escape(_visible(row.text))}»"
     action, value = "hit", row.rank
     if view.choice.grouping == "document":
         where, words, action, value = "whole document", escape(row.name), "document", row.document
     return (
-        f'<tr><td>{row.rank + 1}</td><td>{percent(row.weight)}</td><td><button type="button" '
+        f'<tr><td>{row.rank + 1}</td><td>{_percent(row.weight)}</td><td><button type="button" '
         f'id="lm-source-row-{row.rank}" data-source="{action}" data-value="{value}">{words}</button></td>'
         f"<td>{_dot(row.document)}{where}</td></tr>"
     )
@@ -249,12 +250,17 @@ def _dot(document: int) -> str:
     return f'<span class="lm-dot" style="background:{theme.document_colour(document)}"></span>'
 
 
+def _percent(share: float) -> str:
+    """A share as the inspector says it, never broken before its sign."""
+    return inspection.percent(share).replace(" %", "\u00a0%")
+
+
 def _weight(weight: float) -> str:
-    return percent(weight) if weight > 0 else "no weight"
+    return _percent(weight) if weight > 0 else "no weight"
 
 
 def _share(at: float, length: int) -> str:
-    return f"{100 * at / max(1, length):.0f} %"
+    return f"{100 * at / max(1, length):.0f}\u00a0%"
 
 
 def _count(number: int, noun: str) -> str:

@@ -255,8 +255,8 @@ def _located(
         hit = 0
     elif hit is None and choice.page is None:
         found = groups[groups.document == choice.document]
-        if choice.place is not None:
-            found = _holding(run, choice, found, spans)
+        if choice.place is not None:  # of single tokens, the heaviest of the chunk that is there
+            found = found[(found.start <= choice.place) & (found.end > choice.place)]
         hit = int(found.index[0]) if len(found) else None
     if hit is None:
         return (choice, None) if choice.place is not None else (replace(choice, page=choice.page or 0), None)
@@ -267,15 +267,10 @@ def _located(
     group = next(_exact_if_tokens(run, choice, groups.iloc[[hit]], spans).itertuples())
     if choice.grouping == "document":
         return replace(choice, document=int(group.document)), hit
-    return replace(choice, document=int(group.document), place=int(group.start), page=None), hit
-
-
-def _holding(run: Run, choice: SourceChoice, groups: pd.DataFrame, spans: TokenSpans) -> pd.DataFrame:
-    """Those of the groups that hold the character that was gone to."""
-    for exactly in (False, True):
-        groups = _exact_if_tokens(run, choice, groups, spans) if exactly else groups
-        groups = groups[(groups.start <= choice.place) & (groups.end > choice.place)]
-    return groups
+    place = int(group.start)
+    if choice.grouping == "sentence":  # its heaviest chunk, so that smaller groups are found there too
+        place = max(place, int(run.chunks.start[run.chunks.chunk == group.chunk].iloc[0]))
+    return replace(choice, document=int(group.document), place=place, page=None), hit
 
 
 def _exact_if_tokens(run: Run, choice: SourceChoice, groups: pd.DataFrame, spans: TokenSpans) -> pd.DataFrame:

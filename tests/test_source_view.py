@@ -205,13 +205,20 @@ def test_choosing_a_document_goes_to_its_heaviest_place(run, spans):
 
 
 def test_another_grouping_stays_at_the_place(run, spans):
-    choice = SourceChoice(scope=RUN).at_hit(5)
-    for kind in ("chunk", "token", "sentence", "chunk", "document", "chunk"):
-        at = view_source(run, chosen(run), choice.showing(grouping=kind), spans)
-        if kind != "document":
-            assert at.page.start <= at.choice.place < at.page.end
-            assert abs(at.choice.place - (choice.place or at.choice.place)) <= 400
-        choice = at.choice
+    begun = view_source(run, chosen(run), SourceChoice(scope=RUN).at_hit(5), spans)
+    chunk = chunk_place(run, int(grouping.group_by_chunk(run, chosen(run), RUN).chunk[5]))
+    token = view_source(run, chosen(run), begun.choice.showing(grouping="token"), spans)
+    assert (token.choice.document, chunk.start <= token.choice.place < chunk.end) == (chunk.document, True)
+    whole = view_source(run, chosen(run), token.choice.showing(grouping="document"), spans)
+    assert view_source(run, chosen(run), whole.choice.showing(grouping="chunk"), spans).hit == 5
+
+
+def test_a_sentence_is_gone_to_at_its_heaviest_chunk(run, spans):
+    sentence = view_source(run, chosen(run), SourceChoice("sentence", RUN).at_hit(2), spans)
+    (here,) = [part for part in sentence.page.parts if part.here]
+    chunk = view_source(run, chosen(run), sentence.choice.showing(grouping="chunk"), spans)
+    assert sentence.page.start == chunk.page.start
+    assert grouping.group_by_chunk(run, chosen(run), RUN).chunk[chunk.hit] == here.chunk
 
 
 def test_a_page_turned_by_hand_is_at_no_place(run, spans):
@@ -294,7 +301,7 @@ def test_a_text_that_is_gone_leaves_its_weights(tiny_tokenizer, spans, kind):
     assert at.total == pytest.approx(0.5)
     markup = source_html(at)
     assert kind == "document" or "no longer in memory" in markup
-    assert "50 %" in markup
+    assert "50\u00a0%" in markup
 
 
 @pytest.mark.parametrize("kind", GROUPINGS)
@@ -328,7 +335,7 @@ def test_nothing_of_a_document_becomes_a_tag(run, spans, kind):
 def test_numbers_are_said_for_every_tinted_place(run, spans):
     at = view(run, spans)
     tinted = [part for part in at.page.parts if part.weight]
-    weights = re.findall(r'data-weight="([^"]+) %"', source_html(at))
+    weights = re.findall(r'data-weight="([^"]+)\u00a0%"', source_html(at))
     assert len(weights) == len(tinted)
 
 
@@ -350,8 +357,8 @@ def test_a_long_document_in_a_full_memory_is_drawn_in_time(tiny_tokenizer, spans
     for kind in GROUPINGS:
         for scope in SCOPES:
             choice = SourceChoice(grouping=kind, scope=scope)
-            source_html(view_source(long, (3, 1), choice, spans))
-            began = time.perf_counter()
+            began = time.process_time()
             markup = source_html(view_source(long, (3, 1), choice, spans))
-            assert time.perf_counter() - began < 2  # a machine that is busy with other things: measured, it is 0.1 s
+            # Measured, it is 0.1 s; a machine that is busy with other things takes more.
+            assert time.process_time() - began < 2
             assert len(markup) < 400_000

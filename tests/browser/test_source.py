@@ -216,7 +216,7 @@ def test_hostile_text_is_shown_exactly_and_never_runs(page):
     page.wait_for_selector("#lm-source-document-1[aria-pressed=true]")
     assert text_of_page(page) == HOSTILE * 6
     assert page.evaluate("window.pwn") is None
-    assert page.locator(".lm-source img, .lm-source-page b").count() == 0
+    assert page.locator(".lm-source-view img, .lm-source-page b").count() == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
