@@ -312,7 +312,9 @@ def _rows(run: Run, choice: SourceChoice, groups: pd.DataFrame, spans: TokenSpan
     for rank, group in enumerate(_exact_if_tokens(run, choice, groups, spans).itertuples()):
         text = text_of(run, group.document)
         share = group.start / max(1, len(text), group.end)
-        excerpt = text[group.start : min(group.end, group.start + EXCERPT)] if choice.grouping != "document" else ""
+        words = text[group.start : group.end] if choice.grouping != "document" else ""
+        words = words.strip() if choice.grouping == "sentence" else words
+        excerpt = words if len(words) <= EXCERPT else words[:EXCERPT] + "…"
         name = _name(run, group.document)
         rows.append(HitLine(rank, int(group.document), name, share, excerpt, float(group.weight)))
     return tuple(rows)
