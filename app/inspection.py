@@ -95,34 +95,6 @@ def percent(probability: float) -> str:
     return f"{value:.1f} %" if value < 9.95 or value > 98.95 else f"{value:.0f} %"
 
 
-def chunk_in_place(run: Run, chunk: int, context: int = 420) -> dict | None:
-    """One chunk with a page of its document around it and every token that retrieved it; None if no token did.
-
-    Returns `chunk, document, name, before, text, after, position, uses`; a use is
-    `step, token, layer, weight` with weight averaged over the layer's heads, heaviest first, at most 12.
-    """
-    rows = run.trace[run.trace.chunk == chunk]
-    place = run.chunks[run.chunks.chunk == chunk]
-    if rows.empty or place.empty:
-        return None
-    first, document = rows.iloc[0], int(place.document_id.iloc[0])
-    text = run.sources[document].text
-    heads = run.trace.groupby("layer")["head"].nunique()
-    uses = rows.groupby(["step", "token", "layer"], as_index=False)["weight"].sum()
-    uses["weight"] /= uses.layer.map(heads)
-    heaviest = uses.sort_values("weight", ascending=False).head(12)
-    return {
-        "chunk": chunk,
-        "document": document,
-        "name": run.sources[document].name,
-        "before": text[max(0, first.start - context) : first.start],
-        "text": text[first.start : first.end],
-        "after": text[first.end : first.end + context],
-        "position": int(place.position.iloc[0]),
-        "uses": heaviest.to_dict("records"),
-    }
-
-
 def passages_of(run: Run, step: int) -> dict[int, list[dict]]:
     """The passages of one token by layer, as `describe` gives them."""
     one = replace(run, trace=run.trace[run.trace.step == step])

@@ -87,12 +87,6 @@ class InspectorHandlers(StudioBase):
         scores["retrieved"] = scores.chunk.isin(rows[rows["head"] == head].chunk)
         return charts.score_histogram(scores, step=step, layer=layer, head=head)
 
-    def chunk(self, key: str, chunk: object) -> str:
-        """HTML of a chunk in its place in the document, and the tokens of the last run that retrieved it."""
-        run = self.store.get(key).run
-        known = run is not None and isinstance(chunk, int)
-        return markup.chunk_card(inspection.chunk_in_place(run, chunk) if known else None)
-
     # What if -----------------------------------------------------------------------------------------------------
 
     def toggle(self, key: str, kind: str, values: Iterable) -> WhatIfView:

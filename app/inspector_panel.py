@@ -9,6 +9,7 @@ import gradio as gr
 from app import figure_tables, markup
 from app.charts import Figure
 from app.handlers import CHARTS, Studio, WhatIfView
+from app.source_panel import SourcePanel, build_source_panel, wire_source_panel
 
 SCRIPT = Path(__file__).parent.parent / "assets" / "studio.js"
 TITLES = {
@@ -42,9 +43,10 @@ class InspectorPanel:
     result: gr.HTML
     scope: gr.Radio
     tabs: dict[str, gr.Tab]
+    charts: gr.Tabs
     plots: dict[str, gr.Plot]
     tables: dict[str, gr.HTML]
-    chunk: gr.HTML
+    source: SourcePanel
 
 
 def build_inspector_panel() -> InspectorPanel:
@@ -68,15 +70,16 @@ def build_inspector_panel() -> InspectorPanel:
             [THIS_TOKEN, WHOLE_RUN], value=THIS_TOKEN, label="Map, grid and gates show", elem_id="lm-scope",
             elem_classes="lm-choice",
         )  # fmt: skip
-        with gr.Tabs(elem_id="lm-chart-tabs", overflow_behavior="wrap"):
+        with gr.Tabs(elem_id="lm-chart-tabs", overflow_behavior="wrap") as charts:
             for name in CHARTS:
                 with gr.Tab(TITLES[name], id=name) as tabs[name]:
                     plots[name] = gr.Plot(
                         show_label=False, elem_id=f"lm-{name}", elem_classes="lm-chart", buttons=["fullscreen"]
                     )
                     tables[name] = gr.HTML(elem_id=f"lm-{name}-table")
-        chunk = gr.HTML(markup.chunk_card(None), elem_id="lm-chunk")
-    return InspectorPanel(details, measured, bar, again, all_on, result, scope, tabs, plots, tables, chunk)
+            with gr.Tab("Source", id="source"):
+                source = build_source_panel()
+    return InspectorPanel(details, measured, bar, again, all_on, result, scope, tabs, charts, plots, tables, source)
 
 
 def wire_inspector_panel(
@@ -89,6 +92,7 @@ def wire_inspector_panel(
     private = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
     latest = {**private, "trigger_mode": "always_last"}
     model_turn = {"concurrency_id": "model", "concurrency_limit": 1, **private, "queue": True}
+    source = wire_source_panel(studio, panel.source)
     drawn = [*panel.plots.values(), *panel.tables.values()]
 
     def draw(name: str, scope: str, request: gr.Request) -> tuple[Figure, str]:
@@ -106,21 +110,26 @@ def wire_inspector_panel(
     def choose(scope: str, event: gr.EventData, request: gr.Request) -> list:
         known = studio.choose(request.session_hash, event.step, event.layer, event.head)
         bar = studio.switch_bar(studio.store.get(request.session_hash))
-        return [*draw_some([event.chart] if known and event.chart in CHARTS else [], scope, request), bar]
+        drawn_now = draw_some([event.chart] if known and event.chart in CHARTS else [], scope, request)
+        return [*drawn_now, bar, source.draw(request.session_hash)]
 
-    def show_chunk(event: gr.EventData, request: gr.Request) -> str:
-        return studio.chunk(request.session_hash, event.chunk)
+    def show_chunk(event: gr.EventData, request: gr.Request) -> tuple:
+        return source.show_chunk(request.session_hash, event.chunk), gr.Tabs(selected="source")
+
+    def draw_source(request: gr.Request) -> str:
+        return source.draw(request.session_hash)
 
     def measure(request: gr.Request) -> dict | None:
         return studio.measure(request.session_hash)
 
-    panel.details.click(show_chunk, None, panel.chunk, **latest)
-    panel.details.select(choose, panel.scope, [*drawn, panel.bar], **latest).then(
+    panel.details.click(show_chunk, None, [panel.source.view, panel.charts], **latest)
+    panel.details.select(choose, panel.scope, [*drawn, panel.bar, panel.source.view], **latest).then(
         measure, None, panel.measured, **model_turn
     )
     panel.scope.change(draw_all, panel.scope, drawn, **latest)
     for run_ended in run_ends:
         run_ended.then(draw_all, panel.scope, drawn, **private).then(measure, None, panel.measured, **model_turn)
+        run_ended.then(draw_source, None, panel.source.view, **private)
     demo.load(draw_all, panel.scope, drawn, **private)
     for name in FOLLOWING:  # those that were out of sight when a token was chosen
 

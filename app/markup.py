@@ -189,23 +189,3 @@ def place_preview(name: str, before: str, after: str, colour: str, begins: float
         f'<span class="lm-after">{escape(after)}…</span></p>'
         f'<p class="lm-quiet">{searched}</p></div>'
     )
-
-
-def chunk_card(place: dict | None) -> str:
-    """A chunk that was chosen in a chart, on a page of its document, and the tokens that looked at it."""
-    if place is None:
-        return '<p class="lm-quiet">Click a cell or a point in a chart: its chunk appears here, in its place.</p>'
-    colour = theme.document_colour(place["document"])
-    uses = "".join(
-        f'<li><button type="button" data-goto="{use["step"]}" data-layer="{use["layer"]}">«{escape(use["token"])}»'
-        f"</button> layer {use['layer']} · {100 * use['weight']:.2f} %</li>"
-        for use in place["uses"]
-    )
-    before, text, after = (escape(place[part]) for part in ("before", "text", "after"))
-    return (
-        f'<article class="lm-chunk" style="--hue:{colour}"><header>'
-        f'<span class="lm-dot" style="background:{colour}"></span>'
-        f"<b>chunk #{place['chunk']}</b> · {escape(place['name'])} · token {place['position']:,} of memory</header>"
-        f'<p class="lm-source">…{before}<mark>{text}</mark>{after}…</p>'
-        f'<p class="lm-quiet">Tokens that looked here (weight averaged over heads):</p><ul>{uses}</ul></article>'
-    )

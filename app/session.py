@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from app.settings import MemorySettings, Settings
+from app.source_choice import SourceChoice
 from app.switches import Switches
 from longmem.demonstrations import DemonstrationSet
 from longmem.errors import MemoryBudgetError
@@ -48,7 +49,7 @@ class Recipe:
     version: tuple[int, int, int] = (0, 0, 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """Some tokens and everything the inspector shows of them, untouched by what later happens to the bank.
 
@@ -84,6 +85,7 @@ class Session:
     head: int | None = None  # and the head of that layer, or all
     switches: Switches = field(default_factory=Switches)  # what is off in a what-if
     settings: MemorySettings | None = None  # None: as the model says
+    source: SourceChoice = field(default_factory=SourceChoice)  # where the source view is at
     used: float = 0.0
     promised: int = 0  # bytes that the bank will hold once what is being read has been read
     follows_freed: bool = False  # the store ended an earlier session of this key: its visitor must be told

@@ -15,6 +15,7 @@ from app.reading import SampleShelf, read
 from app.scored import LOOKED_UP, NEXT_PAGE, SCORED
 from app.session import SessionStore
 from app.settings import Place
+from app.source_handlers import SourceHandlers
 from app.switches import Switches
 from app.what_if import again
 from longmem.documents import Document
@@ -361,20 +362,11 @@ def test_choices_that_the_run_does_not_have_are_ignored(opened, step, layer):
     assert not opened.choose("me", step, layer)
 
 
-def test_a_chosen_chunk_is_shown_in_its_place(opened):
-    list(opened.generate("me", "The keeper", SETTINGS))
-    trace = opened.store.get("me").run.trace
-    card = opened.chunk("me", int(trace.chunk.iloc[0]))
-    assert f"chunk #{trace.chunk.iloc[0]}" in card
-    assert "Click a cell" in opened.chunk("me", "evil")
-    assert "Click a cell" in opened.chunk("you", 1)
-
-
 def test_a_run_outlives_the_documents_it_used(opened):
     list(opened.generate("me", "The keeper", SETTINGS))
     chunk = int(opened.store.get("me").run.trace.chunk.iloc[0])
     opened.clear("me")
-    assert f"chunk #{chunk}" in opened.chunk("me", chunk)
+    assert f"#{chunk}" in SourceHandlers(opened).show_chunk("me", chunk)
     assert opened.chart("me", "layers").data
 
 
@@ -387,7 +379,7 @@ def test_text_longer_than_the_window_shows_what_it_retrieved_of_itself(opened, t
     row = own.iloc[0]
     assert run.sources[-1].text[row.start : row.end] == row.text
     assert opened.chart("me", "layers").data
-    assert f"chunk #{row.chunk}" in opened.chunk("me", int(row.chunk))
+    assert f"#{row.chunk}" in SourceHandlers(opened).show_chunk("me", int(row.chunk))
 
 
 def test_api_results_are_plain_values(opened):

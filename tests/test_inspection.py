@@ -116,19 +116,6 @@ def test_the_layer_that_looked_at_one_place_most_is_shown_first(run):
     assert description["layer"] == max(heaviest, key=heaviest.get)
 
 
-def test_a_chunk_is_shown_in_its_place_with_the_tokens_that_used_it(run):
-    chunk = int(run.trace.chunk.iloc[0])
-    place = inspection.chunk_in_place(run, chunk)
-    assert place["before"] + place["text"] + place["after"] == run.sources[place["document"]].text
-    assert f"<{chunk}>" in place["text"]
-    weights = [use["weight"] for use in place["uses"]]
-    assert weights == sorted(weights, reverse=True)
-
-
-def test_a_chunk_that_nobody_retrieved_has_no_place(run):
-    assert inspection.chunk_in_place(run, 12345) is None
-
-
 def test_a_run_without_retrievals_still_describes_its_tokens(run):
     silent = Run(1, run.recipe, run.tokens, run.trace.iloc[:0], run.gates.iloc[:0], NO_WEIGHTS, run.chunks.iloc[:0], {})
     description = inspection.describe(silent)

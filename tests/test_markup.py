@@ -33,15 +33,12 @@ def parsed(html: str) -> Tags:
 
 def hostile_pieces() -> list[str]:
     token = TokenMark(0, EVIL, 0.5, 0.1, 1.6)
-    place = {"chunk": 1, "document": 0, "name": EVIL, "before": EVIL, "text": EVIL, "after": EVIL, "position": 4}
-    uses = [{"step": 0, "token": EVIL, "layer": 4, "weight": 0.1}]
     return [
         markup.token_panel(EVIL, [token], panel="with", run=1),
         markup.documents_list([MemoryLine(0, EVIL, 10, 3)]),
         markup.progress(EVIL, 1, 2, 1.0),
         markup.note(EVIL, "error"),
         markup.place_preview(EVIL, EVIL, EVIL, "#123456"),
-        markup.chunk_card({**place, "uses": uses}),
         markup.model_line(1, [4], EVIL, EVIL),
         markup.memory_gauge([], 10, 0, EVIL),
         markup.empty_panel(EVIL, panel="with"),
