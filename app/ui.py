@@ -8,6 +8,7 @@ from pathlib import Path
 import gradio as gr
 
 from app import theme
+from app.export_panel import build_export_panel, wire_export_panel
 from app.generate_tab import build_generate_tab, wire_generate_tab
 from app.handlers import Studio
 from app.inspector_panel import build_inspector_panel, wire_inspector_panel
@@ -43,9 +44,11 @@ def build(
                     tab = build_generate_tab()
             with gr.Column(scale=9, min_width=320, elem_id="lm-look"):
                 inspector = build_inspector_panel()
+                export = build_export_panel()
         wire_memory_panel(demo, studio, memory, notice, tab.document)
         run_ended = wire_generate_tab(studio, tab, notice, inspector.details)
-        wire_inspector_panel(demo, studio, inspector, [run_ended])
+        run_loaded = wire_export_panel(demo, studio, export, tab, memory, inspector, notice)
+        wire_inspector_panel(demo, studio, inspector, [run_ended, run_loaded])
 
         def leave(request: gr.Request) -> None:
             studio.leave(request.session_hash)
