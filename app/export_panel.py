@@ -168,11 +168,8 @@ def _wire_loading(
         return markup.note("Waiting for the model…"), gr.update(visible=True)
 
     def load(path: str, request: gr.Request):
-        try:
-            for view in load_bundle(studio, request.session_hash, Path(path)):
-                yield shown(view)
-        finally:
-            Path(path).unlink(missing_ok=True)  # an upload that nobody needs any more
+        for view in load_bundle(studio, request.session_hash, Path(path)):
+            yield shown(view)
 
     ready = panel.load.upload(prepare, None, [memory.status, memory.stop], queue=False, **private)
     return ready.then(load, panel.load, outputs, concurrency_id="model", concurrency_limit=1, **private)

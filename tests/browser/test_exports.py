@@ -11,6 +11,7 @@ import pytest
 
 from app import ui
 from app.exporting import read_csv
+from app.report_figures import FIGURES
 from app.settings import Settings
 from app.share_link import NamedPlace, to_query
 from longmem.model import LongMemForCausalLM
@@ -50,7 +51,9 @@ def browser() -> Iterator[object]:
 @pytest.fixture
 def context(browser) -> Iterator[object]:
     """A visitor with a clipboard; whatever goes wrong in their pages fails."""
-    context = browser.new_context(viewport={"width": 1440, "height": 1000}, permissions=["clipboard-read"])
+    context = browser.new_context(
+        viewport={"width": 1440, "height": 1000}, permissions=["clipboard-read", "clipboard-write"]
+    )
     context.set_default_timeout(SLOW)
     wrong = []
     context.on("weberror", lambda error: wrong.append(str(error.error)))
@@ -164,6 +167,21 @@ def test_a_copied_link_restores_prompt_and_settings(context, url):
     assert other.get_by_label("Seed").input_value() == "2147483647"
 
 
+def test_where_the_clipboard_is_not_allowed_the_link_stands_in_a_field(browser, url):
+    context = browser.new_context(permissions=["geolocation"])  # and so none for the clipboard
+    context.set_default_timeout(SLOW)
+    page = opened(context, url)
+    page.click("#lm-copy-link")
+    page.wait_for_selector("#lm-link-status .lm-note:has-text('Copy the link here')")
+    link = page.input_value("#lm-link textarea, #lm-link input")
+    assert link.startswith(f"{url}?prompt=The+secret+number")
+    page.fill("#lm-prompt textarea", "x" * 9000)
+    page.click("#lm-copy-link")
+    page.wait_for_selector("#lm-link-status .lm-failed:has-text('too long for a link')")
+    assert not page.is_visible("#lm-link")
+    context.close()
+
+
 def test_a_link_with_bad_values_says_so_and_leaves_the_defaults(context, url):
     page = opened(context, f"{url}?prompt=Hello&length=100000&temperature=hot&seed=3&top_p=%3Cscript%3E")
     page.wait_for_selector("#lm-link-status .lm-failed:has-text('Length is 100000')")
@@ -210,7 +228,9 @@ def test_the_report_opens_offline_draws_its_charts_and_runs_nothing_of_hostile_t
         report.on("pageerror", lambda error, said=said: said.append(str(error)))
         report.on("request", lambda request, asked=asked: asked.append(request.url))
         report.goto(path.as_uri(), timeout=SLOW)
-        report.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg .plot').length >= 5")
+        for name in FIGURES:
+            drawn = report.locator(f"#chart-{name} .cartesianlayer").locator("image, .points path")
+            drawn.first.wait_for(state="attached")
         assert report.evaluate("window.pwn") is None
         assert asked == [path.as_uri()]
         assert said == []
