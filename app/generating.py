@@ -113,7 +113,7 @@ def generate_pair(
         plain.end()
     if pair.remembered:
         session.generation = remembered.generation
-        recipe = Recipe("generated", prompt, before, settings, tuple(silence), session.bank.version)
+        recipe = Recipe("generated", prompt, before, settings, session.bank.version, tuple(silence))
         payload = keep(session, recipe, remembered.generation.trace, remembered.generation.running.text)
         yield pair.view(ended, payload)
 

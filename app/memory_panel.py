@@ -36,6 +36,9 @@ class MemoryPanel:
     clear: gr.Button
     book: gr.Number
     fetch: gr.Button
+    save: gr.Button
+    with_states: gr.Checkbox
+    load: gr.UploadButton
     settings: list
     apply: gr.Button
 
@@ -81,6 +84,11 @@ def build_memory_panel(studio: Studio) -> MemoryPanel:
         book = gr.Number(None, label="Book number", minimum=1, precision=0, elem_id="lm-book")
         gr.HTML('<p class="lm-quiet">Fetched from www.gutenberg.org, the only address ever asked; needs a network.</p>')
         fetch = gr.Button("Fetch and read", size="sm", elem_id="lm-fetch")
+    with gr.Accordion("Save or load memory", open=False):
+        with gr.Row(elem_classes="lm-tight"):
+            save = gr.Button("Save", size="sm", min_width=80, elem_id="lm-save-memory")
+            load = gr.UploadButton("Load", file_types=[".longmem"], size="sm", min_width=80, elem_id="lm-load-memory")
+        with_states = gr.Checkbox(False, label="With keys and values: large, but nothing is read again")
     with gr.Accordion("How memory is used", open=False, elem_id="lm-memory-settings"):
         settings, apply = _build_settings(studio)
     clear = gr.Button("Clear memory", size="sm", variant="secondary", elem_id="lm-clear")
@@ -98,6 +106,9 @@ def build_memory_panel(studio: Studio) -> MemoryPanel:
         clear,
         book,
         fetch,
+        save,
+        with_states,
+        load,
         settings,
         apply,
     )

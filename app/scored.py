@@ -89,7 +89,7 @@ def _kept(
     own_text: str,
 ) -> ScoreView:
     """The session's new run, as it is shown."""
-    recipe = Recipe(kind, prompt, before, None, tuple(silence), session.bank.version)
+    recipe = Recipe(kind, prompt, before, None, session.bank.version, tuple(silence))
     number = next_run(session)
     payload = keep(session, recipe, trace, own_text)
     rows = session.run.tokens.itertuples()

@@ -45,8 +45,8 @@ class Recipe:
     prompt: str
     before: tuple[int, int] | None = None
     settings: Settings | None = None
-    silence: tuple[tuple[int, int | None], ...] = ()
     version: tuple[int, int, int] = (0, 0, 0)
+    silence: tuple[tuple[int, int | None], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

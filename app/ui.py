@@ -12,6 +12,7 @@ from app.demonstrations_panel import build_demonstrations_tab
 from app.demonstrations_tab import wire_demonstrations_tab
 from app.experiments import RESULTS, Experiments
 from app.experiments_tab import build_experiments_tab, wire_experiments_tab
+from app.export_panel import build_export_panel, wire_export_panel
 from app.generate_tab import build_generate_tab, wire_generate_tab
 from app.handlers import Studio
 from app.inspector_panel import build_inspector_panel, wire_inspector_panel
@@ -64,6 +65,7 @@ def build(
             with gr.Column(scale=9, min_width=320, elem_id="lm-look"):
                 inspector = build_inspector_panel()
                 change = build_change_panel()
+                export = build_export_panel()
         choices = [tab.document, score_tab.document, change.document]
         reading = wire_memory_panel(demo, studio, memory, notice, choices)
         wire_change_panel(studio, change, reading)
@@ -72,7 +74,8 @@ def build(
         classified = wire_demonstrations_tab(
             studio, demonstrations_page, demonstrations, notice, inspector.details, reading
         )
-        wire_inspector_panel(demo, studio, inspector, notice, [*runs_ended, score_ended, *classified])
+        loaded = wire_export_panel(demo, studio, export, tab, memory, reading, inspector, notice)
+        wire_inspector_panel(demo, studio, inspector, notice, [*runs_ended, score_ended, *classified, *loaded])
         wire_experiments_tab(experiments_tab, Experiments(studio, results), experiment_pages, notice)
         wire_learn_tab(studio, learn, tabs, tab, inspector, memory, notice)
 

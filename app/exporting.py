@@ -1,0 +1,115 @@
+"""The tables of a run as files: CSV for a spreadsheet, Parquet and JSON for programs. The numbers are those on screen.
+
+Formats:
+  csv       the trace as one file that a spreadsheet opens at once
+  csv-zip   every table, one CSV file each
+  parquet   every table, one Parquet file each, in a zip; dtypes and floats as they are
+  json      one record (see `run_records`) without the documents' texts; floats come back to the last bit
+
+CSV is UTF-8 with a byte order mark (else Excel takes it for another encoding), with floats of 9 digits: enough for the
+last bit of a float32. A cell of text that a spreadsheet would take for a formula gets an apostrophe before it, and so
+does one that begins with an apostrophe: to have the text back, take one apostrophe away (`plain_cell`, `read_csv`).
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from app.run_records import TABLES, TEXTS, RunFileError, tables_of, to_record
+from app.session import Run
+from longmem.errors import LongMemError
+
+MAIN = "trace"
+# Spreadsheets compute what begins so; the wide forms too, where the language of the system is an East Asian one.
+FORMULA_BEGINNINGS = tuple("=+-@\t\r\n＝＋－＠")
+GUARD = "'"
+LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same run gives the same bytes
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """A file to be offered under a harmless name."""
+
+    name: str
+    data: bytes
+
+
+def export_trace(run: Run, format: str) -> ExportedFile:
+    """The run's tables in one of FORMATS. Errors: LongMemError where there is no such format."""
+    if format not in FORMATS:
+        raise LongMemError(f"format is {format!r}; it must be one of {', '.join(FORMATS)}.")
+    suffix, make = FORMATS[format]
+    return ExportedFile(file_name(run, suffix), make(run))
+
+
+def file_name(run: Run, suffix: str) -> str:
+    """`longmem-run-3-` and the suffix: no word of a visitor is in it."""
+    return f"longmem-run-{int(run.number)}-{suffix}"
+
+
+def spreadsheet_cell(text: str) -> str:
+    """Text that no spreadsheet computes."""
+    return GUARD + text if text.startswith((*FORMULA_BEGINNINGS, GUARD)) else text
+
+
+def plain_cell(cell: str) -> str:
+    """What `spreadsheet_cell` was given."""
+    return cell.removeprefix(GUARD)
+
+
+def to_csv(frame: pd.DataFrame) -> bytes:
+    """One table as CSV."""
+    guarded = frame.assign(**{c: frame[c].map(spreadsheet_cell) for c in frame.columns if c in TEXTS})
+    return guarded.to_csv(index=False, float_format="%.9g", lineterminator="\r\n").encode("utf-8-sig")
+
+
+def read_csv(data: bytes, table: str) -> pd.DataFrame:
+    """A table of TABLES from what `to_csv` wrote: texts and whole numbers as they were, floats to 9 digits."""
+    frame = pd.read_csv(io.BytesIO(data), dtype=TABLES[table], keep_default_na=False, encoding="utf-8-sig")
+    return frame.assign(**{c: frame[c].map(plain_cell).astype("str") for c in frame.columns if c in TEXTS})
+
+
+def _csv(run: Run) -> bytes:
+    return to_csv(tables_of(run)[MAIN])
+
+
+def _csv_zip(run: Run) -> bytes:
+    return _zipped({f"{name}.csv": to_csv(frame) for name, frame in tables_of(run).items()})
+
+
+def _parquet(run: Run) -> bytes:
+    files = {}
+    for name, frame in tables_of(run).items():
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, engine="pyarrow", index=False)
+        files[f"{name}.parquet"] = buffer.getvalue()
+    return _zipped(files)
+
+
+def _json(run: Run) -> bytes:
+    try:
+        return json.dumps(to_record(run, with_sources=False), allow_nan=False).encode()
+    except ValueError as error:
+        raise RunFileError(
+            "The run holds a number that is not finite, which JSON cannot hold: take Parquet."
+        ) from error
+
+
+def _zipped(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name, LONG_AGO), data, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+FORMATS: dict[str, tuple[str, Callable[[Run], bytes]]] = {
+    "csv": ("trace.csv", _csv),
+    "csv-zip": ("tables-csv.zip", _csv_zip),
+    "parquet": ("tables-parquet.zip", _parquet),
+    "json": ("tables.json", _json),
+}
