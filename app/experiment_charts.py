@@ -72,7 +72,8 @@ class Chart:
     """One chart of a page.
 
     form: "lines" (x in order), "dots" (x without order), "rows" (x downwards), "steps" (x a number), "heat" (series
-    down), or "cloud" (x and value are numbers). level: from a result a value to compare with, and what it is called.
+    down), or "cloud" (x and value are numbers). level: from a result a value to compare with, and what it is called;
+    last: where its axis of steps ends, so that a curve grows without moving.
     """
 
     name: str
@@ -84,18 +85,36 @@ class Chart:
     form: str = "lines"
     series: str = "system"
     level: Callable[[dict], tuple[float, str] | None] | None = None
+    last: Callable[[dict], float] | None = None
 
 
-def draw(chart: Chart, table: pd.DataFrame, *, level: tuple[float, str] | None = None, small: str = "") -> Figure:
-    """The figure of a table; `small` says how small the run was that it comes from."""
+def figure_of(chart: Chart, result: dict, *, small: str = "") -> tuple[Figure, list[list[str]]]:
+    """The figure of a result and its table for people; `small` says how small the run was that it comes from."""
+    table = chart.table(result)
+    level = chart.level(result) if chart.level is not None else None
+    last = chart.last(result) if chart.last is not None else None
+    return draw(chart, table, level=level, last=last, small=small), cells(chart, table)
+
+
+def draw(
+    chart: Chart,
+    table: pd.DataFrame,
+    *,
+    level: tuple[float, str] | None = None,
+    last: float | None = None,
+    small: str = "",
+) -> Figure:
+    """The figure of a table, with what `Chart` says of `level` and `last`."""
     if table.empty:
         return charts.empty_figure(NOTHING)
     figure = {"heat": _heat, "cloud": _cloud, "rows": _rows}.get(chart.form, _lines)(chart, table)
     if level is not None:
         _draw_level(figure, chart, *level)
+    if last is not None:
+        figure.update_xaxes(range=[-0.03 * last, 1.03 * last])
     title = f"Small run · {chart.title}" if small else chart.title
     subtitle = f"{small}: the interval is wide" if small else chart.note
-    figure.update_layout(title_text=escape(title), title_subtitle_text=escape(subtitle))
+    figure.update_layout(title_text=escape(title), title_subtitle_text=escape(subtitle), title_xref="container")
     figure.update_layout(uirevision=escape(f"{chart.name} {small}"))
     if small:
         figure.add_annotation(
@@ -143,6 +162,10 @@ def _lines(chart: Chart, table: pd.DataFrame) -> Figure:
         figure.update_xaxes(tickvals=list(places.values()), ticktext=labels, range=[-0.5, len(places) - 0.5])
     figure.update_xaxes(title_text=escape(chart.x), row=len(panels), col=1)
     figure.update_yaxes(title_text=escape(chart.quantity.title))
+    if len(panels) > 1:  # to be compared, they must have one scale
+        ends = chart.quantity.factor * table[["value", "low", "high"]].stack()
+        room = 0.06 * max(ends.max() - ends.min(), 1e-9)
+        figure.update_yaxes(range=[ends.min() - room, ends.max() + room])
     return figure
 
 
@@ -261,9 +284,7 @@ def _panels(panels: list[str], *, height: int, legend: list[str]) -> Figure:
     top, bottom = 62, 62 + 20 * _legend_lines(legend)
     whole = top + bottom + len(panels) * (height + 34) - 34
     gap = 34 / (whole - top - bottom) if len(panels) > 1 else 0
-    figure = make_subplots(
-        len(panels), 1, shared_xaxes=True, shared_yaxes="all", subplot_titles=titles, vertical_spacing=gap
-    )
+    figure = make_subplots(len(panels), 1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=gap)
     figure.update_layout(theme.figure_layout(whole))
     figure.update_layout(
         margin={"t": top + (14 if any(panels) else 0), "b": bottom, "l": 8, "r": 8},

@@ -65,6 +65,10 @@ def _chance(result: dict) -> tuple[float, str] | None:
     return (result["chance"], "chance") if result.get("chance") is not None else None
 
 
+def _last_step(result: dict) -> float:
+    return result["settings"]["steps"]
+
+
 PAGES: dict[str, Page] = {
     "perplexity": Page(
         title="Perplexity",
@@ -88,7 +92,7 @@ PAGES: dict[str, Page] = {
             Chart(
                 "length",
                 "Perplexity by length",
-                "lower is better; the beginnings of long documents, and all of them",
+                "lower is better; beginnings of documents, and all",
                 tables.perplexity_by_length,
                 PERPLEXITY,
                 "how much of each document",
@@ -105,7 +109,7 @@ PAGES: dict[str, Page] = {
             Chart(
                 "change",
                 "Change against the backbone",
-                "below 0 is better; the same tokens, document by document",
+                "below 0 is better; each document with itself",
                 tables.perplexity_change,
                 CHANGE,
                 "tokens from the beginning",
@@ -268,6 +272,7 @@ PAGES: dict[str, Page] = {
                 Quantity("cosine", digits=4),
                 "steps of training",
                 "steps",
+                last=_last_step,
             ),
             Chart(
                 "overlap",
@@ -277,6 +282,7 @@ PAGES: dict[str, Page] = {
                 Quantity("same chunks", "%", 100),
                 "steps of training",
                 "steps",
+                last=_last_step,
             ),
             Chart(
                 "perplexity",
@@ -286,12 +292,13 @@ PAGES: dict[str, Page] = {
                 PERPLEXITY,
                 "steps of training",
                 "steps",
+                last=_last_step,
             ),
         ),
         unit="measurements",
         small="Both systems are trained while you watch, measured every four steps. To fit in a minute on one core: "
         "windows of 128 tokens (the model has 512), one lane (the recorded run has four), two texts to measure on.",
-        knobs={"steps": Knob("Steps of training", 40, 4, 200)},
+        knobs={"steps": Knob("Steps of training", 28, 4, 200)},
     ),
     "efficiency": Page(
         title="Efficiency",
@@ -329,7 +336,7 @@ PAGES: dict[str, Page] = {
             Chart(
                 "bytes",
                 "What is kept of the context",
-                "lower is better; keys, values and what the search needs",
+                "lower is better; keys, values, and the search index",
                 tables.efficiency_by_length("state_bytes"),
                 Quantity("kept", "MiB", 2**-20),
                 "tokens of context",
@@ -368,7 +375,7 @@ PAGES: dict[str, Page] = {
             Chart(
                 "sign",
                 "Tokens that memory helped and hurt",
-                "one chunk removed; a token that was hurt should rise, below 0",
+                "one chunk removed; tokens that were hurt should rise",
                 tables.attribution_by_sign,
                 FALL,
                 "tokens",

@@ -193,7 +193,7 @@ def _staleness(job: Job, folder: Path, follower: Follower) -> dict:
         memory_tokens=8 * window,
         probes=2,
         probe_tokens=4 * window,
-        stop=follower.stop,
+        **follower.options,
     )
     items = Items("staleness", options, Systems(job.model, ("longmem",)), settings_of(options, *SETTINGS))
     steps = [str(step) for step in measured_steps(options)]

@@ -211,10 +211,9 @@ def _view(
             drawn.append(charts.empty_figure("Nothing to draw: see above."))
             tables.append("")
             continue
-        table = chart.table(result)
-        level = chart.level(result) if chart.level is not None else None
-        drawn.append(experiment_charts.draw(chart, table, level=level, small=small))
-        tables.append(experiment_markup.details_table(chart.title, experiment_charts.cells(chart, table)))
+        figure, rows = experiment_charts.figure_of(chart, result, small=small)
+        drawn.append(figure)
+        tables.append(experiment_markup.details_table(chart.title, rows))
     return PageView(words, drawn, tables, choices, chosen)
 
 
@@ -231,7 +230,7 @@ def _settings(settings: dict) -> str:
     shown = []
     for name, value in settings.items():
         if isinstance(value, list):
-            value = ", ".join(map(str, value))
+            value = ", ".join(dict.fromkeys(map(str, value)))
         if value in (None, "", False) or isinstance(value, dict):
             continue
         shown.append(f"{name.replace('_', ' ')} {value}")

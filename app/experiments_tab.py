@@ -51,8 +51,9 @@ def _build_page(name: str, page: Page, tab: gr.Tab) -> ExperimentPage:
         gr.HTML(f"<h3>Run it now, small</h3><p class='lm-quiet'>{page.small}</p>")
         with gr.Row(elem_classes="lm-run-settings"):
             source = gr.Dropdown([], label="Text", visible=page.takes_text, min_width=200, scale=2)
+            # No minimum and maximum: Gradio's own check would end the run before the notice can say what is wrong.
             knobs = [
-                gr.Number(knob.value, label=knob.label, minimum=knob.least, maximum=knob.most, precision=0)
+                gr.Number(knob.value, label=knob.label, info=f"{knob.least:,} to {knob.most:,}", precision=0)
                 for knob in page.knobs.values()
             ]
         with gr.Row(visible=not page.takes_text, elem_classes="lm-demo-files"):
@@ -116,12 +117,16 @@ def _wire_page(
             interactive=False
         )
 
+    def recover() -> tuple:
+        note = markup.note("Not measured: a value was not accepted.", "failed")
+        return note, gr.update(interactive=True), gr.update(interactive=False)
+
     for tab in [page.tab, *opened_by]:
         tab.select(open_page, [page.chosen, page.source], [page.source, *page.shown], **at_once)
     page.chosen.input(choose, page.chosen, page.shown, **at_once)
     buttons = [page.status, page.run, page.stop]
     page.stop.click(stop, None, [page.status, page.stop], **at_once)
-    page.run.click(prepare, None, buttons, **at_once).then(
+    ran_through = page.run.click(prepare, None, buttons, **at_once).then(
         run,
         [page.source, *page.knobs, *page.files],
         [page.status, notice, page.run, page.stop, *page.shown],
@@ -130,6 +135,7 @@ def _wire_page(
         api_visibility="private",
         show_progress="hidden",
     )
+    ran_through.failure(recover, None, buttons, **at_once)
 
 
 def shown(view: PageView) -> list:

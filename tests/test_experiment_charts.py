@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from app import experiment_markup, theme
+from app import experiment_charts, experiment_markup, theme
 from app import experiment_tables as tables
 from app.experiment_charts import Chart, Quantity, cells, draw, style
 from app.experiment_pages import PAGES
@@ -157,8 +157,7 @@ def comparison() -> dict:
 
 def figure_of(page: str, name: str, result: dict, **options: object):
     chart = next(chart for chart in PAGES[page].charts if chart.name == name)
-    level = chart.level(result) if chart.level else None
-    return draw(chart, chart.table(result), level=level, **options)
+    return experiment_charts.figure_of(chart, result, **options)[0]
 
 
 def traces(figure) -> dict:
@@ -240,6 +239,8 @@ def test_staleness_is_drawn_over_steps(staleness):
     assert list(found["Memorizing Transformer"].x) == [0, 4]
     assert list(found["Memorizing Transformer"].y) == [1.0, 0.9]
     assert list(found["LongMem"].y) == [1.0, 1.0]
+    staleness["settings"]["steps"] = 40  # a run that is not at its end: the axis is
+    assert figure_of("staleness", "cosine", staleness).layout.xaxis.range[1] > 40
     figure = figure_of("staleness", "perplexity", staleness)
     assert [list(trace.y) for trace in figure.data[:2]] == [[9.0, 9.0], [10.0, 10.0]]
     assert [trace.yaxis for trace in figure.data] == ["y", "y", "y2", "y2"]
