@@ -18,6 +18,7 @@ from app.lesson import Lesson, loading
 from app.lesson_steps import ACTIONS, STEPS
 from app.memory_panel import MemoryPanel
 from app.reading import OPENING_SAMPLE
+from app.session import Session
 
 SCRIPT = Path(__file__).parent.parent / "assets" / "learn.js"
 LENGTH, TEMPERATURE = 12, 0  # short and without chance: the lesson's text is the same for all
@@ -48,6 +49,11 @@ class LearnTab:
 def way_back(*classes: str) -> dict:
     """The button that leads back to the lesson, shown."""
     return gr.update(visible=True, elem_classes=list(classes))
+
+
+def holds_the_story(session: Session) -> bool:
+    """Whether the document that the lesson asks about is in a visitor's memory."""
+    return OPENING_SAMPLE in {record.name for record in session.bank.documents.values()}
 
 
 def build_learn_tab(studio: Studio, tab: gr.Tab) -> LearnTab:
@@ -96,9 +102,9 @@ def wire_learn_tab(
 
     def write(event: gr.EventData, request: gr.Request) -> tuple:
         prompt = ACTIONS[str(event.action)].prompt
-        kept = {record.name for record in list(studio.store.get(request.session_hash).bank.documents.values())}
+        session = studio.store.get(request.session_hash)
         missing = f"{OPENING_SAMPLE} is not in memory now: choose it under Add documents and press Read."
-        note = "" if OPENING_SAMPLE in kept else markup.note(missing, "error")
+        note = "" if session.is_busy or holds_the_story(session) else markup.note(missing, "error")
         settings = [LENGTH, TEMPERATURE]
         return gr.update(selected="generate"), FROM_PROMPT, prompt, *settings, way_back(), note
 

@@ -51,7 +51,7 @@ def test_every_family_is_drawn_with_its_own_sizes(family):
     assert f"{2 * 2 * shape.kv_heads * shape.head_dim:,} numbers a token" in table
 
 
-@pytest.mark.parametrize(("layers", "r"), [(8, 2), (8, 1), (12, 2), (12, 3), (24, 2), (24, 1), (36, 2)])
+@pytest.mark.parametrize(("layers", "r"), [(8, 2), (8, 1), (12, 2), (12, 3), (24, 2), (24, 1), (36, 2), (36, 3)])
 def test_layers_of_any_number_stay_apart_and_inside(shape, layers, r):
     svg = drawing(many_layers(shape, layers, r), NOW)
     width, height = map(float, ET.fromstring(svg).get("viewBox").split()[2:])

@@ -27,6 +27,24 @@ STORY = " ".join([*CORPUS, f"{SENTENCE}, she said.", *CORPUS, f"â€œ{SENTENCE}.â€
 NUMBERS = range(1, len(STEPS) + 1)
 
 
+@pytest.fixture(scope="module")
+def tiny_model(tiny_tokenizer) -> LongMemForCausalLM:
+    """As everywhere, but with gates that differ from token to token."""
+    model = LongMemForCausalLM.from_backbone(
+        tiny_smollm3(len(tiny_tokenizer)),
+        memory_layers=[1, 3],
+        window=32,
+        retrieved_tokens=16,
+        memory_size=4096,
+        initialization="paper",
+    )
+    torch.manual_seed(1)
+    for gate in model.sidenet.gates.values():
+        torch.nn.init.normal_(gate.weight_HD)
+    model.tokenizer = tiny_tokenizer
+    return model.eval()
+
+
 def shelf_with(folder: Path, model, text: str) -> SampleShelf:
     (folder / OPENING_SAMPLE).write_text(text, encoding="utf-8")
     return SampleShelf(model, folder)
@@ -203,6 +221,17 @@ def test_the_arithmetic_of_step_6_adds_up(lesson):
     )
     assert a + gate == pytest.approx(1, abs=0.002)
     assert a * local + gate * memory == pytest.approx(fused, abs=0.02)
+
+
+def test_step_6_takes_the_head_whose_gate_is_nearest_to_one_half(lesson):
+    for token in range(len(lesson.numbers.tokens)):
+        gates = {
+            (layer, head): seen.gate_HT[head, token]
+            for layer, seen in lesson.numbers.anatomy.memory.items()
+            for head in range(4)
+        }
+        layer, head = min(gates, key=lambda at: abs(gates[at] - 0.5))
+        assert f"Layer {layer}, head {head}: of all gates" in lesson.live(6, token)
 
 
 def test_changes_residuals_and_what_comes_next_are_the_anatomys(lesson, tiny_model):
