@@ -89,5 +89,8 @@ FIGURES: dict[str, tuple[str, Callable[[Run, int, int], pd.DataFrame] | None]] =
     "layers_by_position": (f"The {MOST_ROWS} chunks with the largest share, over all tokens", heaviest_chunks),
     "steps_by_position": (f"The {MOST_ROWS} heaviest retrievals of single tokens", heaviest_looks),
     "heads_by_chunk": ("The weights of the token that is pointed out, by head", heads_of_token),
+    "layer_head_grid": ("The gate of every head, over all tokens", gates_of_heads),
+    "chunk_ranking": ("What the heads of the layer found for the token that is pointed out", heads_of_token),
+    "running_perplexity": ("The numbers are in the table of all tokens below.", None),
     "gate_bars": ("How far the gates were open, over all tokens", gates_of_heads),
 }
