@@ -105,7 +105,8 @@ def test_every_chart_that_exists_is_drawn():
         for name, function in inspect.getmembers(charts, inspect.isfunction)
         if inspect.signature(function).return_annotation is Figure and function.__module__ == charts.__name__
     }
-    assert public - {"empty_figure", "score_histogram"} - {name for name in public if name.startswith("_")} == set(FIGURES)
+    drawn = {name for name in public if not name.startswith("_")} - {"empty_figure", "score_histogram"}
+    assert drawn == set(FIGURES)
 
 
 def test_nothing_in_it_is_fetched(page):
