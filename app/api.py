@@ -4,23 +4,33 @@
 whose id the answer gives; or such an id, which any client that knows it may use until it has rested for an hour.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import unescape
+from pathlib import Path
 
 import gradio as gr
 
+from app import demonstrating, demonstration_files
+from app.bundle import SUFFIX, load_bundle
+from app.downloads import Downloads
+from app.export_handlers import KINDS, MEMORY, make_file
 from app.handlers import Studio
 from app.memory_panel import FILE_TYPES
 from app.settings import Settings
+from longmem.demonstrations import SENTIMENT_TEMPLATE
 from longmem.errors import LongMemError
 
 TURN = {"concurrency_id": "model", "concurrency_limit": 1}
 
 
-def add_api(studio: Studio) -> None:
+def add_api(studio: Studio, downloads: Downloads) -> None:
     """Register all endpoints; must run inside the `gr.Blocks`. A client's mendable error reaches it in words."""
     _add_memory_endpoints(studio)
     _add_model_endpoints(studio)
+    _add_demonstration_endpoints(studio)
+    _add_file_endpoints(studio, downloads)
 
 
 def _add_memory_endpoints(studio: Studio) -> None:
@@ -135,6 +145,151 @@ def _add_model_endpoints(studio: Studio) -> None:
 
     for function in (generate, retrieve, score, what_if):
         gr.api(function, api_name=function.__name__, **TURN)
+
+
+def _add_demonstration_endpoints(studio: Studio) -> None:
+    def load_demonstrations(
+        file: str,
+        text_column: str = "text",
+        label_column: str = "label",
+        template: str = SENTIMENT_TEMPLATE.pattern,
+        skip_wrong: bool = False,
+        memory: str = "",
+        request: gr.Request = None,
+    ) -> dict:
+        """Read labelled examples (CSV, TSV or JSONL) into a memory bank, as one document.
+
+        Args:
+            file: the examples.
+            text_column: name of the column with the texts.
+            label_column: name of the column with the labels.
+            template: how an example is written, with {text} and {label}.
+            skip_wrong: leave out rows that cannot be used; otherwise they are an error that lists them.
+            memory: "" for this client's own, "new", or the id of one.
+        """
+        with _errors_for_clients():
+            return demonstrating.load_demonstrations(
+                studio,
+                studio.key_of(request.session_hash, memory),
+                _given(file),
+                text_column=text_column,
+                label_column=label_column,
+                template=template,
+                skip_wrong=bool(skip_wrong),
+            )
+
+    def classify(text: str, in_window: int = 4, memory: str = "", request: gr.Request = None) -> dict:
+        """Classify a text by the demonstrations in memory: labels, probabilities with and without memory, the vote.
+
+        Args:
+            text: what to classify.
+            in_window: so many demonstrations stand in the window too.
+            memory: "" for this client's own, or the id of one.
+        """
+        with _errors_for_clients():
+            key = studio.key_of(request.session_hash, memory)
+            return demonstrating.classify(studio, key, str(text), in_window=in_window)
+
+    def evaluate_demonstrations(
+        file: str,
+        text_column: str = "text",
+        label_column: str = "label",
+        n_texts: int = 40,
+        memory: str = "",
+        request: gr.Request = None,
+    ) -> dict:
+        """Accuracy on a test file (CSV, TSV or JSONL) against the number of demonstrations in memory.
+
+        Args:
+            file: the test examples.
+            text_column: name of the column with the texts.
+            label_column: name of the column with the labels.
+            n_texts: at most so many of them.
+            memory: "" for this client's own, or the id of one.
+        """
+        with _errors_for_clients():
+            key = studio.key_of(request.session_hash, memory)
+            options = {"text_column": text_column, "label_column": label_column, "n_texts": n_texts}
+            return demonstrating.evaluate_demonstrations(studio, key, _given(file), **options)
+
+    types = demonstration_files.FILE_TYPES
+    columns = [gr.Textbox("text", label="text_column", visible=False)]
+    columns.append(gr.Textbox("label", label="label_column", visible=False))
+    memory = gr.Textbox("", label="memory", visible=False)
+    examples = gr.File(label="file", file_types=types, visible=False)
+    template = gr.Textbox(SENTIMENT_TEMPLATE.pattern, label="template", visible=False)
+    skip = gr.Checkbox(False, label="skip_wrong", visible=False)
+    answer = gr.JSON(label="answer", visible=False)
+    n_texts = gr.Number(40, label="n_texts", precision=0, visible=False)
+    load = gr.Button(visible=False)
+    load.click(
+        load_demonstrations,
+        [examples, *columns, template, skip, memory],
+        answer,
+        api_name="load_demonstrations",
+        **TURN,
+    )
+    gr.api(classify, api_name="classify", **TURN)
+    inputs = [examples, *columns, n_texts, memory]
+    load.click(evaluate_demonstrations, inputs, answer, api_name="evaluate_demonstrations", **TURN)
+
+
+def _add_file_endpoints(studio: Studio, downloads: Downloads) -> None:
+    def save_memory(with_states: bool = False, memory: str = "", request: gr.Request = None) -> str:
+        """A memory bank as a file: its texts and settings, and if wanted keys and values.
+
+        Args:
+            with_states: keys and values too; otherwise the texts are read again when the file is loaded.
+            memory: "" for this client's own, or the id of one.
+        """
+        return made(studio.key_of(request.session_hash, memory), MEMORY, bool(with_states))
+
+    def load_memory(file: str, memory: str = "", request: gr.Request = None) -> dict:
+        """Load a memory that was saved; returns what is in memory then.
+
+        Args:
+            file: a .longmem file.
+            memory: "" for this client's own, "new", or the id of one.
+        """
+        with _errors_for_clients():
+            key = studio.key_of(request.session_hash, memory)
+            for view in load_bundle(studio, key, Path(_given(file))):
+                problem = view.memory.notice
+            if problem:
+                raise LongMemError(unescape(re.sub(r"<[^>]+>|×", "", problem)))
+            return studio.memory_summary(key)
+
+    def export_trace(format: str = "csv", memory: str = "", request: gr.Request = None) -> str:
+        """The tables of this client's last generated or scored text, as a file.
+
+        Args:
+            format: csv, csv-zip, parquet, json, or report (HTML).
+            memory: "" for this client's own, or the id of one.
+        """
+        return made(studio.key_of(request.session_hash, memory), format, False)
+
+    def made(key: str, kind: str, with_states: bool) -> str:
+        with _errors_for_clients():
+            if kind not in KINDS:
+                raise LongMemError(f"format is {str(kind)[:40]!r}; it must be one of {', '.join(KINDS)}.")
+            return str(make_file(studio, downloads, studio.store.get(key), kind, with_states))
+
+    memory = gr.Textbox("", label="memory", visible=False)
+    file, given = gr.File(label="file", visible=False), gr.File(label="file", file_types=[SUFFIX], visible=False)
+    states = gr.Checkbox(False, label="with_states", visible=False)
+    format = gr.Textbox("csv", label="format", visible=False)
+    summary = gr.JSON(label="memory", visible=False)
+    button = gr.Button(visible=False)
+    button.click(save_memory, [states, memory], file, api_name="save_memory")
+    button.click(load_memory, [given, memory], summary, api_name="load_memory", **TURN)
+    button.click(export_trace, [format, memory], file, api_name="export_trace")
+
+
+def _given(file: str | None) -> str:
+    """The path that the server gave to an upload. Errors: LongMemError where there is none."""
+    if not file:
+        raise LongMemError("file is missing: give one.")
+    return file
 
 
 @contextmanager

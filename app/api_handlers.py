@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from app.generating import begin, check_prompt
+from app.generating import begin, check_prompt, keep
 from app.memory_handlers import MemoryHandlers, pasted
 from app.scored import shortened
+from app.session import Recipe
 from app.settings import Settings
 from app.studio import NAMED, alone
 from app.switches import Switches
@@ -26,7 +27,7 @@ class ApiHandlers(MemoryHandlers):
         documents += [pasted(f"text-{i}", text) for i, text in enumerate(texts, start=1)]
         with alone(self.store.get(key)) as session:
             session.stop_reading.clear()
-            for _ in self._read_all(session, documents):
+            for _ in self.read_all(session, documents):
                 pass
             return summary(session.bank, key)
 
@@ -39,8 +40,8 @@ class ApiHandlers(MemoryHandlers):
         check_ranks(trace_ranks)
         with alone(self.store.get(key)) as session:
             session.stop_generating.clear()
-            bank = session.bank if use_memory else None
-            writing = begin(self.model_of(session), prompt, chosen, bank, silence=self.silent_layers(session))
+            bank, silence = session.bank if use_memory else None, self.silent_layers(session)
+            writing = begin(self.model_of(session), prompt, chosen, bank, silence=silence)
             tokens = []
             try:
                 for (token,) in write([writing], session.stop_generating):
@@ -48,7 +49,11 @@ class ApiHandlers(MemoryHandlers):
                     yield result(tokens)
             finally:
                 tokens += writing.end()
-            trace = rows_of(writing.generation.trace, trace_ranks)
+            whole = writing.generation.trace
+            if use_memory and tokens:
+                recipe = Recipe("generated", prompt, None, chosen, session.bank.version, tuple(silence))
+                keep(session, recipe, whole, writing.generation.running.text)
+            trace = rows_of(whole, trace_ranks)
             yield {**result(tokens), "memory": summary(session.bank, key), "trace": trace}
 
     def retrieve(self, key: str, text: str, *, trace_ranks: int) -> dict:
@@ -65,8 +70,12 @@ class ApiHandlers(MemoryHandlers):
         check_ranks(trace_ranks)
         check_prompt(text)
         with alone(self.store.get(key)) as session:
+            text = shortened(self.model, text)
             options = {"memory": session.bank, "silence": self.silent_layers(session)}
-            trace = score(self.model_of(session), shortened(self.model, text), context=context, **options)
+            trace = score(self.model_of(session), text, context=context, **options)
+            prompt = context or text[: len(text) - len("".join(trace.tokens))]
+            recipe = Recipe("scored", prompt, None, None, session.bank.version, tuple(options["silence"]))
+            keep(session, recipe, trace, context + text)
         numbers = {"logprob": trace.logprobs, "logprob_empty": trace.logprobs_empty, "effect": trace.effects}
         rounded = {name: [round(x, 6) for x in values] for name, values in numbers.items()}
         return {"tokens": trace.tokens, **rounded, "trace": rows_of(trace, trace_ranks)}

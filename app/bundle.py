@@ -97,14 +97,14 @@ def load_bundle(studio: Studio, key: str, path: Path) -> Iterator[LoadView]:
     try:
         with alone(session):
             archive, run, settings = read_bundle(path, studio.model)
-            view = studio._memory_view(session)  # nobody looks at a bank while a thread fills it
+            view = studio.memory_view(session)  # nobody looks at a bank while a thread fills it
             for progress in _take_memory(studio, session, archive, settings):
                 yield LoadView(replace(view, status=progress, busy=True))
             loaded = LoadView(None) if run is None else _take_run(session, run)
             status = _how(archive, studio.model, stopped=session.stop_reading.is_set())
     except Exception as error:
         notice = said(error)
-    memory = studio._memory_view(session, status=status, notice=notice)
+    memory = studio.memory_view(session, status=status, notice=notice)
     yield LoadView(memory) if loaded is None else replace(loaded, memory=memory)
 
 
@@ -133,7 +133,7 @@ def _take_memory(studio: Studio, session: Session, archive: MemoryArchive, setti
     for document, wanted in zip(documents, _ids(archive), strict=True):
         for _ in range(wanted - following):
             session.bank.remove(session.bank.begin_document(""))
-        yield from studio._read_all(session, [document])
+        yield from studio.read_all(session, [document])
         following = wanted + 1
 
 

@@ -68,7 +68,7 @@ def read_demonstrations(studio: Studio, key: str, source: Source | None) -> Iter
         made.append(source.load())
         return [made[0].document]
 
-    for view in studio._read(key, make):
+    for view in studio.read_documents(key, make):
         if not view.busy and made:
             remember_set(session, made[0])
         yield view
@@ -334,7 +334,7 @@ def load_demonstrations(
     shown = Source(path, text_column, label_column, template, skip_wrong).load()
     with alone(studio.store.get(key)) as session:
         session.stop_reading.clear()
-        for _ in studio._read_all(session, [shown.document]):
+        for _ in studio.read_all(session, [shown.document]):
             pass
         remember_set(session, shown)
         document = max(sets_in_memory(session))

@@ -40,7 +40,7 @@ def offer(studio: Studio, downloads: Downloads, key: str, kind: str, *, with_sta
     """The session's run as one of KINDS; `with_states` puts keys and values into a bundle."""
     session = studio.store.get(key)
     try:
-        path = _make(studio, downloads, session, kind, with_states)
+        path = make_file(studio, downloads, session, kind, with_states)
     except Exception as error:
         return Offer(None, "", said(error))
     size = path.stat().st_size
@@ -50,7 +50,8 @@ def offer(studio: Studio, downloads: Downloads, key: str, kind: str, *, with_sta
     return Offer(path, markup.note(words, "done"))
 
 
-def _make(studio: Studio, downloads: Downloads, session: Session, kind: str, with_states: bool) -> Path:
+def make_file(studio: Studio, downloads: Downloads, session: Session, kind: str, with_states: bool) -> Path:
+    """One of KINDS as a file for the session. Errors: LongMemError."""
     run = session.run
     if kind == MEMORY or (kind == BUNDLE and run is not None):
         kept = None if kind == MEMORY else run

@@ -106,9 +106,9 @@ def wire_export_panel(
     reading: MemoryWiring,
     inspector: InspectorPanel,
     notice: gr.HTML,
+    downloads: Downloads,
 ) -> list[gr.events.Dependency]:
     """Connect the panel and the memory panel's saving; returns the ends of loadings, to draw the charts after."""
-    downloads = Downloads(Path(panel.download.GRADIO_CACHE).resolve())
     _wire_files(studio, downloads, panel, memory, notice)
     _wire_link(demo, studio, tab)
 

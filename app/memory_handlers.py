@@ -52,30 +52,30 @@ class MemoryHandlers(StudioBase):
             with alone(session):
                 if not self.shelf.is_ready:
                     note = markup.note("Reading the sample story into memory…")
-                    yield self._memory_view(session, status=note, busy=True)
+                    yield self.memory_view(session, status=note, busy=True)
                 bank = self.shelf.opening_bank()
                 self.store.reserve(session, bank.nbytes)
                 session.bank = bank
                 self.store.settle(session)
-            yield self._memory_view(session)
+            yield self.memory_view(session)
         except Exception as error:
-            yield self._memory_view(session, notice=said(error))
+            yield self.memory_view(session, notice=said(error))
 
     def read_files(self, key: str, paths: Sequence[str]) -> Iterator[MemoryView]:
         """Read uploaded files: paths that the server itself gave to the uploads, never a visitor's words."""
-        yield from self._read(key, lambda: [Document.from_file(path) for path in paths])
+        yield from self.read_documents(key, lambda: [Document.from_file(path) for path in paths])
 
     def read_text(self, key: str, name: str, text: str) -> Iterator[MemoryView]:
         """Read pasted text under a name of the visitor's choice."""
-        yield from self._read(key, lambda: [pasted(name, text)])
+        yield from self.read_documents(key, lambda: [pasted(name, text)])
 
     def read_sample(self, key: str, name: str) -> Iterator[MemoryView]:
         """Read a sample from the box."""
-        yield from self._read(key, lambda: [self.shelf.document(name)])
+        yield from self.read_documents(key, lambda: [self.shelf.document(name)])
 
     def read_book(self, key: str, number: object) -> Iterator[MemoryView]:
         """Read a book of Project Gutenberg by its number."""
-        yield from self._read(key, lambda: [fetch_book(number)])
+        yield from self.read_documents(key, lambda: [fetch_book(number)])
 
     def change_document(self, key: str, place: Place | None, put: str, find: str) -> Iterator[MemoryView]:
         """Put words into a document and read it again; its old state leaves memory first."""
@@ -89,7 +89,7 @@ class MemoryHandlers(StudioBase):
             self.model.forget(session.bank, place.document)
             return [Document(record.name, text)]
 
-        yield from self._read(key, make)
+        yield from self.read_documents(key, make)
 
     def prepare_reading(self, key: str) -> None:
         """Forget an earlier stop before the reading waits for its turn: a stop while it waits then still counts."""
@@ -101,7 +101,7 @@ class MemoryHandlers(StudioBase):
 
     def look(self, key: str) -> MemoryView:
         """What is in memory now."""
-        return self._memory_view(self.store.get(key))
+        return self.memory_view(self.store.get(key))
 
     def remove(self, key: str, document: int) -> MemoryView:
         """Take one document out of memory."""
@@ -121,7 +121,7 @@ class MemoryHandlers(StudioBase):
         try:
             wanted = MemorySettings(**values)
             with alone(session):
-                view = self._memory_view(session, notice=notice)
+                view = self.memory_view(session, notice=notice)
                 for progress in self._apply(session, wanted):
                     yield replace(view, status=progress, busy=True)
                 applied = self.settings_of(session) == wanted
@@ -129,7 +129,7 @@ class MemoryHandlers(StudioBase):
             status = markup.note(words, "done" if applied else "stopped")
         except Exception as error:
             notice = said(error)
-        yield self._memory_view(session, status=status, notice=notice)
+        yield self.memory_view(session, status=status, notice=notice)
 
     def _apply(self, session: Session, wanted: MemorySettings) -> Iterator[str]:
         """Change the bank where it must; then the session has these settings. Gives the progress of a reading."""
@@ -169,15 +169,15 @@ class MemoryHandlers(StudioBase):
         session.demonstrations = {i: sets[r.text] for i, r in fresh.documents.items() if r.text in sets}
         session.bank, session.settings = fresh, wanted
 
-    def _read(self, key: str, make: Callable[[], list[Document]]) -> Iterator[MemoryView]:
+    def read_documents(self, key: str, make: Callable[[], list[Document]]) -> Iterator[MemoryView]:
         """Make documents and read them, with progress; a stop or an error keeps what was read until then."""
         session = self.store.get(key)
         status, notice = "", news(session)
         try:
             with alone(session):
                 documents = make()
-                view = self._memory_view(session, notice=notice)  # nobody looks at a bank while a thread fills it
-                for progress in self._read_all(session, documents):
+                view = self.memory_view(session, notice=notice)  # nobody looks at a bank while a thread fills it
+                for progress in self.read_all(session, documents):
                     yield replace(view, status=progress, busy=True)
                 names = ", ".join(document.name for document in documents) or "nothing"
                 if session.stop_reading.is_set():
@@ -186,9 +186,9 @@ class MemoryHandlers(StudioBase):
                     status = markup.note(f"Read: {names}.", "done")
         except Exception as error:
             notice = said(error)
-        yield self._memory_view(session, status=status, notice=notice)
+        yield self.memory_view(session, status=status, notice=notice)
 
-    def _read_all(self, session: Session, documents: Sequence[Document]) -> Iterator[str]:
+    def read_all(self, session: Session, documents: Sequence[Document]) -> Iterator[str]:
         """Read into the session's bank; gives the HTML of the progress."""
         for number, document in enumerate(documents, start=1):
             if session.stop_reading.is_set():
@@ -209,10 +209,10 @@ class MemoryHandlers(StudioBase):
             with alone(session):
                 change(session.bank)
         except Exception as error:
-            return self._memory_view(session, notice=said(error))
-        return self._memory_view(session, notice=news(session))
+            return self.memory_view(session, notice=said(error))
+        return self.memory_view(session, notice=news(session))
 
-    def _memory_view(self, session: Session, status: str = "", notice: str = "", busy: bool = False) -> MemoryView:
+    def memory_view(self, session: Session, status: str = "", notice: str = "", busy: bool = False) -> MemoryView:
         bank = session.bank
         lines = [MemoryLine(r.id, r.name, r.n_tokens, r.n_chunks) for r in list(bank.documents.values())]
         first = next(bank.chunks(), None) if not busy else None

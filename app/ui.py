@@ -10,6 +10,7 @@ from app.api import add_api
 from app.change_panel import build_change_panel, wire_change_panel
 from app.demonstrations_panel import build_demonstrations_tab
 from app.demonstrations_tab import wire_demonstrations_tab
+from app.downloads import Downloads
 from app.experiments import RESULTS, Experiments
 from app.experiments_tab import build_experiments_tab, wire_experiments_tab
 from app.export_panel import build_export_panel, wire_export_panel
@@ -66,6 +67,8 @@ def build(
                 inspector = build_inspector_panel()
                 change = build_change_panel()
                 export = build_export_panel()
+        downloads = Downloads(Path(export.download.GRADIO_CACHE).resolve())
+        add_api(studio, downloads)  # first: a handler of the page may have the name of an endpoint
         choices = [tab.document, score_tab.document, change.document]
         reading = wire_memory_panel(demo, studio, memory, notice, choices)
         wire_change_panel(studio, change, reading)
@@ -74,7 +77,7 @@ def build(
         classified = wire_demonstrations_tab(
             studio, demonstrations_page, demonstrations, notice, inspector.details, reading
         )
-        loaded = wire_export_panel(demo, studio, export, tab, memory, reading, inspector, notice)
+        loaded = wire_export_panel(demo, studio, export, tab, memory, reading, inspector, notice, downloads)
         wire_inspector_panel(demo, studio, inspector, notice, [*runs_ended, score_ended, *classified, *loaded])
         wire_experiments_tab(experiments_tab, Experiments(studio, results), experiment_pages, notice)
         wire_learn_tab(studio, learn, tabs, tab, inspector, memory, notice)
@@ -83,7 +86,6 @@ def build(
             studio.leave(request.session_hash)
 
         demo.unload(leave)
-        add_api(studio)
     return demo.queue(max_size=32, default_concurrency_limit=4)
 
 

@@ -17,6 +17,10 @@ from app import ui
 
 ROOT = Path(__file__).parent.parent
 STORY = "The lighthouse keeper wrote the name of every ship in a long ledger. " * 12
+ENDPOINTS = (
+    "load_documents load_demonstrations generate retrieve score classify evaluate_demonstrations what_if "
+    "save_memory load_memory clear_memory memory_summary export_trace"
+).split()
 OPTIONS = {"max_new_tokens": 5, "temperature": 0.8, "seed": 3}
 
 
@@ -35,9 +39,66 @@ def client(url) -> Client:
     return Client(url, verbose=False)
 
 
-def test_exactly_the_four_endpoints_are_named(client):
+def test_exactly_the_documented_endpoints_are_named(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/load_documents", "/generate", "/clear_memory", "/memory_summary"}
+    assert set(endpoints) == {f"/{name}" for name in ENDPOINTS}
+
+
+def test_a_memory_is_known_by_its_id_to_every_client(client, url):
+    summary = client.predict(texts=[STORY], memory="new", api_name="/load_documents")
+    other = Client(url, verbose=False)
+    assert client.predict(api_name="/memory_summary")["tokens"] == 0
+    again = other.predict(memory=summary["memory"], api_name="/memory_summary")
+    assert again["tokens"] == summary["tokens"] > 0
+    with pytest.raises(AppError, match="there is no such memory"):
+        other.predict(memory="memory-guess", api_name="/memory_summary")
+    with pytest.raises(AppError, match="there is no such memory"):
+        other.predict(memory=client.session_hash, api_name="/memory_summary")
+
+
+def test_scoring_retrieving_and_what_ifs_over_http(client):
+    client.predict(texts=[STORY], api_name="/load_documents")
+    text = "The lighthouse keeper wrote the name"
+    scored = client.predict(text, api_name="/score")
+    assert len(scored["effect"]) == len(scored["tokens"]) == len(scored["logprob"])
+    found = client.predict(text, trace_ranks=1, api_name="/retrieve")
+    assert "".join(found["tokens"]) == text
+    assert {row["rank"] for row in found["trace"]} == {0}
+    off = client.predict(text, {"layers": [1, 3]}, api_name="/what_if")
+    assert off["logprob"] == pytest.approx(scored["logprob"], abs=1e-4)
+    assert off["logprob_off"] == pytest.approx(scored["logprob_empty"], abs=1e-4)
+    with pytest.raises(AppError, match="kind is 'wings'"):
+        client.predict(text, {"wings": [1]}, api_name="/what_if")
+
+
+def test_a_memory_is_saved_and_loaded_and_a_trace_exported(client, url):
+    before = client.predict(texts=[STORY], api_name="/load_documents")
+    path = client.predict(api_name="/save_memory")
+    other = Client(url, verbose=False)
+    after = other.predict(file=handle_file(path), api_name="/load_memory")
+    assert [d["tokens"] for d in after["documents"]] == [d["tokens"] for d in before["documents"]]
+    with pytest.raises(AppError, match="no run to save"):
+        other.predict(api_name="/export_trace")
+    client.predict("The lighthouse keeper wrote", api_name="/score")
+    trace = Path(client.predict("json", api_name="/export_trace"))
+    assert json.loads(trace.read_text(encoding="utf-8"))["recipe"]["kind"] == "scored"
+    with pytest.raises(AppError, match="format is 'exe'"):
+        client.predict("exe", api_name="/export_trace")
+
+
+def test_demonstrations_classify_and_are_measured_over_http(client, tmp_path):
+    path = tmp_path / "reviews.csv"
+    rows = "".join(f"a warm and funny story {i},positive\na long and cold story {i},negative\n" for i in range(12))
+    path.write_text("text,label\n" + rows, encoding="utf-8")
+    loaded = client.predict(file=handle_file(path), api_name="/load_demonstrations")
+    assert (loaded["demonstrations"], sorted(loaded["labels"])) == (24, ["negative", "positive"])
+    answer = client.predict("a warm story", 0, api_name="/classify")
+    assert sum(answer["with_memory"]["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+    result = client.predict(file=handle_file(path), n_texts=3, api_name="/evaluate_demonstrations")
+    assert result["texts"] == 3
+    assert result["by_size"][0]["n"] == 3
+    with pytest.raises(AppError, match="file is missing"):
+        client.predict(file=None, api_name="/load_demonstrations")
 
 
 def test_a_real_file_is_read_generated_from_and_cleared(client, tmp_path):
@@ -133,7 +194,7 @@ def test_the_page_tells_no_path_of_the_server(url):
 def test_events_of_the_page_are_private(url):
     dependencies = httpx.get(f"{url}config").json()["dependencies"]
     public = {dependency["api_name"] for dependency in dependencies if dependency["api_visibility"] == "public"}
-    assert public == {"load_documents", "generate", "clear_memory", "memory_summary"}
+    assert public == set(ENDPOINTS)
 
 
 def test_the_server_is_launched_hardened():
