@@ -123,8 +123,9 @@ def label_bars(found: dict) -> str:
         for label in found["labels"]
     )
     return (
-        '<table class="lm-bars"><thead><tr><th>Label</th><th>With memory</th><th>Empty memory</th>'
-        f"<th>Vote of what was looked up</th></tr></thead><tbody>{rows}</tbody></table>"
+        '<table class="lm-bars"><thead><tr><th>Label</th><th>With memory<br><small>(uncalibrated)</small></th>'
+        "<th>Empty memory<br><small>(uncalibrated)</small></th>"
+        f"<th>Vote of what<br>was looked up</th></tr></thead><tbody>{rows}</tbody></table>"
     )
 
 
@@ -134,7 +135,7 @@ def _answer_bar(answer: dict, label: str, kind: str) -> str:
 
 def _bar(share: float, kind: str, uncalibrated: float | None = None) -> str:
     """A cell with a bar, its number, and the number before calibration."""
-    plain = "" if uncalibrated is None else f'<small class="lm-quiet">{percent(uncalibrated)} uncalibrated</small>'
+    plain = "" if uncalibrated is None else f'<small class="lm-quiet">({percent(uncalibrated)})</small>'
     heading = {"with": "with memory", "plain": "empty memory", "vote": "vote"}[kind]
     return (
         f'<td data-label="{heading}"><span class="lm-bar lm-bar-{kind}"><i style="width:{100 * share:.1f}%"></i></span>'
@@ -160,8 +161,8 @@ def fine_print(found: dict) -> str:
 def read_text(panel: str) -> str:
     """The panel of the traced tokens, and what it shows."""
     return (
-        '<p class="lm-quiet">The text as the model read it, after the demonstrations in the window, tinted by what memory '
-        f"did to each token. Choose one to see what it looked up.</p>{panel}"
+        '<p class="lm-quiet">The text as the model read it, after the demonstrations in the window, tinted by what '
+        f"memory did to each token. Choose one to see what it looked up.</p>{panel}"
     )
 
 
@@ -272,10 +273,11 @@ def case_line(case: dict, found: dict) -> str:
     """Above a wrong case that was classified again: what it was in the measurement."""
     said = found["with_memory"]["label"]
     now = "now it gets the right label" if said == case["label"] else "it gets a wrong label again"
+    is_, was = (f'<b class="lm-label">{escape(label)}</b>' for label in (case["label"], case["said"] or "a tie"))
     return (
-        f'<p class="lm-note lm-info">Line {case["line"]:,} of the test: is <b class="lm-label">{escape(case["label"])}'
-        f'</b>, said <b class="lm-label">{escape(case["said"] or "a tie")}</b>. By your own memory {now}: it holds '
-        "other documents and demonstrations than the one that was measured.</p>"
+        f'<p class="lm-note lm-info"><span>Line {case["line"]:,} of the test: is {is_}, said {was}. By your own memory '
+        f"{now}: it holds "
+        "other documents and demonstrations than the one that was measured.</span></p>"
     )
 
 
