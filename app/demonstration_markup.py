@@ -16,11 +16,17 @@ LONGEST = 160  # characters of a text in a list
 
 
 def preview(
-    demonstrations: Sequence[Demonstration], wrong: Sequence[WrongRow], template: Template, text: str, about: str
+    demonstrations: Sequence[Demonstration],
+    wrong: Sequence[WrongRow],
+    template: Template,
+    text: str,
+    about: str,
+    *,
+    left_out: bool = False,
 ) -> str:
     """How the first demonstrations, and the text that is asked for, are written; counts; rows that cannot be used.
 
-    about: how much memory they will take, in words.
+    about: how much memory they will take, in words. left_out: the visitor chose to leave the wrong rows out.
     """
     counts = Counter(demonstration.label for demonstration in demonstrations)
     shown = "".join(written(template, d) for d in demonstrations[:SHOWN_ROWS])
@@ -32,7 +38,7 @@ def preview(
         f'<p class="lm-quiet">This is read into memory:</p><pre class="lm-written">{shown}</pre>{more}'
         f'<p class="lm-quiet">And this is asked for: the model gives each label a probability in the gap.</p>'
         f'<pre class="lm-written">{visible(template.prompt(text))} <span class="lm-gap">label?</span></pre>'
-        f"{wrong_rows(wrong)}</div>"
+        f"{wrong_rows(wrong, left_out)}</div>"
     )
 
 
@@ -62,18 +68,21 @@ def label_counts(counts: Counter) -> str:
     return f'<p class="lm-labels">{len(named):,} {noun}: {" · ".join(named[:SHOWN_LABELS])}{more}</p>'
 
 
-def wrong_rows(wrong: Sequence[WrongRow]) -> str:
-    """Rows that cannot be used, by line number."""
+def wrong_rows(wrong: Sequence[WrongRow], left_out: bool) -> str:
+    """Rows that cannot be used, by line number, and what becomes of them."""
     if not wrong:
         return ""
     rows = "".join(f"<tr><td>{row.line:,}</td><td>{escape(row.problem)}</td></tr>" for row in wrong[:SHOWN_WRONG_ROWS])
     more = len(wrong) - SHOWN_WRONG_ROWS
     rest = f'<p class="lm-quiet">… and {more:,} more</p>' if more > 0 else ""
     noun = "row cannot" if len(wrong) == 1 else "rows cannot"
+    advice = "They are left out, as you chose above."
+    if not left_out:
+        advice = "Mend them in the file, or choose above to leave them out: nothing is left out by itself."
     return (
         f'<div class="lm-wrong-rows" role="alert"><b>{len(wrong):,} {noun} be used</b>'
-        "<p>Mend them in the file, or choose to leave them out below: nothing is left out by itself.</p>"
-        f"<table><thead><tr><th>Line</th><th>What is wrong</th></tr></thead><tbody>{rows}</tbody></table>{rest}</div>"
+        f"<p>{advice}</p><table><thead><tr><th>Line</th><th>What is wrong</th></tr></thead><tbody>{rows}</tbody></table>"
+        f"{rest}</div>"
     )
 
 
