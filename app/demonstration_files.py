@@ -100,7 +100,9 @@ def preview(tokenizer: PreTrainedTokenizerFast, capacity: int, source: Source | 
         template = Template(source.pattern)
         demonstrations, wrong = sort_rows(source.path, **source.columns)
         about = _about(tokenizer, capacity, demonstrations, template)
-        return demonstration_markup.preview(demonstrations, wrong, template, text or "a new text", about)
+        return demonstration_markup.preview(
+            demonstrations, wrong, template, text or "a new text", about, left_out=source.skip_wrong
+        )
     except LongMemError as error:
         return markup.note(str(error), "failed")
 

@@ -16,11 +16,17 @@ LONGEST = 160  # characters of a text in a list
 
 
 def preview(
-    demonstrations: Sequence[Demonstration], wrong: Sequence[WrongRow], template: Template, text: str, about: str
+    demonstrations: Sequence[Demonstration],
+    wrong: Sequence[WrongRow],
+    template: Template,
+    text: str,
+    about: str,
+    *,
+    left_out: bool = False,
 ) -> str:
     """How the first demonstrations, and the text that is asked for, are written; counts; rows that cannot be used.
 
-    about: how much memory they will take, in words.
+    about: how much memory they will take, in words. left_out: the visitor chose to leave the wrong rows out.
     """
     counts = Counter(demonstration.label for demonstration in demonstrations)
     shown = "".join(written(template, d) for d in demonstrations[:SHOWN_ROWS])
@@ -32,7 +38,7 @@ def preview(
         f'<p class="lm-quiet">This is read into memory:</p><pre class="lm-written">{shown}</pre>{more}'
         f'<p class="lm-quiet">And this is asked for: the model gives each label a probability in the gap.</p>'
         f'<pre class="lm-written">{visible(template.prompt(text))} <span class="lm-gap">label?</span></pre>'
-        f"{wrong_rows(wrong)}</div>"
+        f"{wrong_rows(wrong, left_out)}</div>"
     )
 
 
@@ -62,18 +68,21 @@ def label_counts(counts: Counter) -> str:
     return f'<p class="lm-labels">{len(named):,} {noun}: {" · ".join(named[:SHOWN_LABELS])}{more}</p>'
 
 
-def wrong_rows(wrong: Sequence[WrongRow]) -> str:
-    """Rows that cannot be used, by line number."""
+def wrong_rows(wrong: Sequence[WrongRow], left_out: bool) -> str:
+    """Rows that cannot be used, by line number, and what becomes of them."""
     if not wrong:
         return ""
     rows = "".join(f"<tr><td>{row.line:,}</td><td>{escape(row.problem)}</td></tr>" for row in wrong[:SHOWN_WRONG_ROWS])
     more = len(wrong) - SHOWN_WRONG_ROWS
     rest = f'<p class="lm-quiet">… and {more:,} more</p>' if more > 0 else ""
     noun = "row cannot" if len(wrong) == 1 else "rows cannot"
+    advice = "They are left out, as you chose above."
+    if not left_out:
+        advice = "Mend them in the file, or choose above to leave them out: nothing is left out by itself."
     return (
         f'<div class="lm-wrong-rows" role="alert"><b>{len(wrong):,} {noun} be used</b>'
-        "<p>Mend them in the file, or choose to leave them out below: nothing is left out by itself.</p>"
-        f"<table><thead><tr><th>Line</th><th>What is wrong</th></tr></thead><tbody>{rows}</tbody></table>{rest}</div>"
+        f"<p>{advice}</p><table><thead><tr><th>Line</th><th>What is wrong</th></tr></thead><tbody>{rows}</tbody></table>"
+        f"{rest}</div>"
     )
 
 
@@ -123,8 +132,9 @@ def label_bars(found: dict) -> str:
         for label in found["labels"]
     )
     return (
-        '<table class="lm-bars"><thead><tr><th>Label</th><th>With memory</th><th>Empty memory</th>'
-        f"<th>Vote of what was looked up</th></tr></thead><tbody>{rows}</tbody></table>"
+        '<table class="lm-bars"><thead><tr><th>Label</th><th>With memory<br><small>(uncalibrated)</small></th>'
+        "<th>Empty memory<br><small>(uncalibrated)</small></th>"
+        f"<th>Vote of what<br>was looked up</th></tr></thead><tbody>{rows}</tbody></table>"
     )
 
 
@@ -134,7 +144,7 @@ def _answer_bar(answer: dict, label: str, kind: str) -> str:
 
 def _bar(share: float, kind: str, uncalibrated: float | None = None) -> str:
     """A cell with a bar, its number, and the number before calibration."""
-    plain = "" if uncalibrated is None else f'<small class="lm-quiet">{percent(uncalibrated)} uncalibrated</small>'
+    plain = "" if uncalibrated is None else f'<small class="lm-quiet">({percent(uncalibrated)})</small>'
     heading = {"with": "with memory", "plain": "empty memory", "vote": "vote"}[kind]
     return (
         f'<td data-label="{heading}"><span class="lm-bar lm-bar-{kind}"><i style="width:{100 * share:.1f}%"></i></span>'
@@ -272,10 +282,11 @@ def case_line(case: dict, found: dict) -> str:
     """Above a wrong case that was classified again: what it was in the measurement."""
     said = found["with_memory"]["label"]
     now = "now it gets the right label" if said == case["label"] else "it gets a wrong label again"
+    is_, was = (f'<b class="lm-label">{escape(label)}</b>' for label in (case["label"], case["said"] or "a tie"))
     return (
-        f'<p class="lm-note lm-info">Line {case["line"]:,} of the test: is <b class="lm-label">{escape(case["label"])}'
-        f'</b>, said <b class="lm-label">{escape(case["said"] or "a tie")}</b>. By your own memory {now}: it holds '
-        "other documents and demonstrations than the one that was measured.</p>"
+        f'<p class="lm-note lm-info"><span>Line {case["line"]:,} of the test: is {is_}, said {was}. By your own memory '
+        f"{now}: it holds "
+        "other documents and demonstrations than the one that was measured.</span></p>"
     )
 
 

@@ -61,11 +61,13 @@ def _wire_files(studio: Studio, page: gr.Tab, tab: DemonstrationsTab, notice: gr
 
     shown = {"fn": show, "inputs": [*part.source, tab.classify.text], "outputs": part.preview, **live}
     chosen = [part.path, part.text_column, part.label_column, notice]
-    part.file.upload(columns_of, part.file, chosen, **live)
-    part.file.clear(columns_of, part.file, chosen, **live)
-    part.sample.click(take_sample, None, [*chosen, part.template, part.file], **live)
+    uploaded = gr.on([part.file.upload, part.file.clear], columns_of, part.file, chosen, **live)
+    taken = part.sample.click(take_sample, None, [*chosen, part.template, part.file], **live)
     part.form.input(write_as, part.form, part.template, **live)
-    changes = [component.change for component in part.source]
+    # Another file may have the same columns, and a state tells no change outside the queue.
+    for file_chosen in (uploaded, taken):
+        file_chosen.then(**shown)
+    changes = [component.change for component in part.source[1:]]
     gr.on([*changes, tab.classify.text.change, page.select], **shown)
 
     def take_test(path: str | None) -> tuple:

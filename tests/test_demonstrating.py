@@ -86,6 +86,7 @@ def test_wrong_rows_are_listed_by_line_and_left_out_only_if_asked(studio, tmp_pa
     assert "2 rows cannot be used" in html
     assert "<td>4</td>" in html
     assert "<td>7</td>" in html
+    assert "nothing is left out by itself" in html
     view = read(studio, source)
     assert "line 4: " in view.notice
     assert studio.store.get("me").bank.is_empty
