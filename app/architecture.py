@@ -13,7 +13,7 @@ WIDTH = 360
 LEFT, MIDDLE, RIGHT = (4, 114), (136, 80), (232, 124)  # columns: backbone, memory bank, SideNet as (x, width)
 BOX = 26  # height of the wide boxes above and below
 LEAST_ROW, MOST_ROW = 17, 34  # height of a backbone layer
-LEAST_GROUP = 34  # height of the backbone layers that share a SideNet layer
+LEAST_GROUP = 38  # height of the backbone layers that share a SideNet layer
 
 
 def figure(shape: ModelShape, now: MemoryNow | None) -> str:
@@ -111,7 +111,7 @@ def _bank(shape: ModelShape, now: MemoryNow | None, top: int, row: int) -> str:
     used = f"{now.tokens:,} tokens" if now else "in use"
     gauge = _box(x, top - 9, width, 5, "lm-gauge-back") + _box(x, top - 9, round(width * share, 2), 5, "lm-gauge-used")
     cells = "".join(
-        _box(x + 4, top + layer * row + 2, width - 8, row - 7, "lm-cell")
+        _box(x + 4, top + layer * row + 1, width - 8, row - 5, "lm-cell")
         + _text(x + width / 2, _baseline(top, layer, row) - 2, f"layer {layer}")
         for layer in shape.memory_layers
     )

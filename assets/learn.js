@@ -35,14 +35,14 @@ function act(action) {
 }
 
 function choosePart(part) {
-  chosenPart.textContent = `#lm-part-${part} { display: block !important; } .lm-part-hint { display: none; }`
-    + `.lm-svg [data-part="${part}"] rect, .lm-svg [data-part="${part}"] circle { stroke: var(--lm-focus); stroke-width: 2; }`
-    + `.lm-svg [data-part="${part}"] path, .lm-svg [data-part="${part}"] line { stroke: var(--lm-focus); }`;
+  chosenPart.textContent = `#lm-part-${part} { display: block !important; } #lm-learn .lm-part-hint { display: none; }`
+    + `#lm-learn [data-part="${part}"] rect, #lm-learn [data-part="${part}"] circle { stroke: var(--lm-focus); stroke-width: 2; }`
+    + `#lm-learn [data-part="${part}"] path, #lm-learn [data-part="${part}"] line { stroke: var(--lm-focus); }`;
 }
 
 document.addEventListener("click", (event) => {
   const target = event.target.closest?.("[data-do], [data-pick], [data-part]");
-  if (!target) return;
+  if (!target?.closest("#lm-learn")) return;
   if (target.dataset.part) {
     event.preventDefault();
     choosePart(target.dataset.part);
