@@ -297,7 +297,7 @@ PAGES: dict[str, Page] = {
         ),
         unit="measurements",
         small="Both systems are trained while you watch, measured every four steps. To fit in about a minute on one "
-        "core: windows of 128 tokens instead of the model's own, one lane instead of four, and two texts to measure on.",
+        "core: windows of 128 tokens instead of the model's own, one lane instead of four, two texts to measure on.",
         knobs={"steps": Knob("Steps of training", 28, 4, 200)},
     ),
     "efficiency": Page(
