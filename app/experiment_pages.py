@@ -296,8 +296,8 @@ PAGES: dict[str, Page] = {
             ),
         ),
         unit="measurements",
-        small="Both systems are trained while you watch, measured every four steps. To fit in a minute on one core: "
-        "windows of 128 tokens (the model has 512), one lane (the recorded run has four), two texts to measure on.",
+        small="Both systems are trained while you watch, measured every four steps. To fit in about a minute on one "
+        "core: windows of 128 tokens instead of the model's own, one lane instead of four, two texts to measure on.",
         knobs={"steps": Knob("Steps of training", 28, 4, 200)},
     ),
     "efficiency": Page(

@@ -113,9 +113,7 @@ def _wire_page(
 
     def stop(request: gr.Request) -> tuple:
         experiments.stop(request.session_hash, name)
-        return markup.note(f"Stopping after the one of the {PAGES[name].unit} that it is at…"), gr.update(
-            interactive=False
-        )
+        return markup.note("Stopping after the item that it is at…"), gr.update(interactive=False)
 
     def recover() -> tuple:
         note = markup.note("Not measured: a value was not accepted.", "failed")
