@@ -81,7 +81,8 @@ def wrong_rows(wrong: Sequence[WrongRow], left_out: bool) -> str:
         advice = "Mend them in the file, or choose above to leave them out: nothing is left out by itself."
     return (
         f'<div class="lm-wrong-rows" role="alert"><b>{len(wrong):,} {noun} be used</b>'
-        f"<p>{advice}</p><table><thead><tr><th>Line</th><th>What is wrong</th></tr></thead><tbody>{rows}</tbody></table>"
+        f"<p>{advice}</p><table><thead><tr><th>Line</th><th>What is wrong</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table>"
         f"{rest}</div>"
     )
 

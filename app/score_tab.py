@@ -19,6 +19,7 @@ class ScoreTab:
 
     what: gr.Radio
     text: gr.Textbox
+    text_part: gr.Column
     place_part: gr.Column
     document: gr.Dropdown
     share: gr.Slider
@@ -32,9 +33,14 @@ class ScoreTab:
 def build_score_tab() -> ScoreTab:
     """Lay out the tab; must run inside its `gr.Tab`."""
     what = gr.Radio(list(BUTTONS), value=SCORED, label="Take", elem_id="lm-score-what", elem_classes="lm-choice")
-    text = gr.Textbox(
-        label="Text", lines=5, max_lines=14, elem_id="lm-score-text", placeholder="Paste or write a text, or a phrase."
-    )
+    with gr.Column(elem_classes="lm-part") as text_part:
+        text = gr.Textbox(
+            label="Text",
+            lines=5,
+            max_lines=14,
+            elem_id="lm-score-text",
+            placeholder="Paste or write a text, or a phrase.",
+        )
     with gr.Column(visible=False, elem_classes="lm-part") as place_part:
         with gr.Row():
             document = gr.Dropdown([], label="Document", elem_id="lm-score-document", min_width=180)
@@ -50,7 +56,7 @@ def build_score_tab() -> ScoreTab:
         status = gr.HTML(elem_id="lm-score-status", elem_classes="lm-status", min_height=34)
     panel = gr.HTML(markup.empty_panel(EMPTY, panel="with"), elem_id="lm-scored")
     gr.HTML(markup.effect_legend(parting=False))
-    return ScoreTab(what, text, place_part, document, share, length, preview, go, status, panel)
+    return ScoreTab(what, text, text_part, place_part, document, share, length, preview, go, status, panel)
 
 
 def wire_score_tab(studio: Studio, tab: ScoreTab, notice: gr.HTML, inspector: gr.HTML) -> gr.events.Dependency:
@@ -76,7 +82,7 @@ def wire_score_tab(studio: Studio, tab: ScoreTab, notice: gr.HTML, inspector: gr
         place = Place(document, share / 100) if what == NEXT_PAGE and document is not None else None
         return shown(studio.score(request.session_hash, what, text, place, length))
 
-    tab.what.change(choose, tab.what, [tab.text, tab.place_part, tab.go], queue=False, **private)
+    tab.what.change(choose, tab.what, [tab.text_part, tab.place_part, tab.go], queue=False, **private)
     gr.on(
         [tab.what.change, tab.document.change, tab.share.change],
         preview,

@@ -173,15 +173,13 @@ def retrieval(
     max_tokens: Annotated[int, typer.Option(min=1, help="Of each document.")] = 6_144,
     score_every: Annotated[int, typer.Option(min=1, help="Score every n-th window; all are read.")] = 2,
     model: Model = str(BUNDLED),
-    max_items: MaxItems = None,
-    seed: Seed = 1,
     json_file: JsonFile = None,
     resume: Resume = False,
 ) -> None:
     """The model with other numbers of retrieved tokens, chunk scores and layers than it was trained with."""
     from longmem.evaluation.comparison import RetrievalOptions, measure_retrieval, table
 
-    options = common(model, max_items, seed, None, json_file, resume, False)
+    options = common(model, None, 1, None, json_file, resume, False)
     own = {"max_tokens": max_tokens, "score_every": score_every}
     show(table(measure_retrieval(RetrievalOptions(**options, documents=tuple(documents), **own))))
 
