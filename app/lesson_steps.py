@@ -37,8 +37,12 @@ class Step:
 CHARTS = {
     "layers": ("Map", "Rows are memory layers, columns places in memory; strong colour is where they looked.", 3),
     "timeline": ("Timeline", "Each point is a chunk: across, the token it was retrieved for; up, its place.", 4),
+    "ranking": ("Ranking", "Each point is a chunk that was found: across, its score in the search; up, its weight.", 4),
+    "scores": ("Scores", "How many chunks of all in memory have which score: amber are those that were retrieved.", 4),
+    "grid": ("Grid", "Every head of every memory layer: how much of what it gives comes from memory.", 5),
     "gates": ("Gates", "For each layer and head, how much of its output comes from memory.", 5),
     "heads": ("Heads", "For one token and layer: the weight that each head (row) gave to each chunk (column).", 6),
+    "running": ("Perplexity", "How unsure the model is over the text so far, with memory and with an empty one.", 9),
     "effects": ("Effect", "For each token, what memory did to its probability: this was measured, not looked at.", 9),
 }
 
@@ -96,7 +100,7 @@ STEPS = (
         ),
         "Choose a token and see what its query finds. Then open the timeline: each point is a chunk that was retrieved "
         "for a written token; its area is the weight.",
-        ("chart-timeline",),
+        ("chart-timeline", "chart-ranking", "chart-scores"),
         "A chunk scores 300. Is that a lot?",
         "That cannot be said: a score is no probability. It only puts the chunks in order for one query of one head. "
         "What counts afterwards is attention: a softmax over the fetched tokens, whose shares add up to 1.",
@@ -109,7 +113,7 @@ STEPS = (
             "{gate_words}",
         ),
         "Choose a token and compare the heads. Then open the gates of the text that you generated.",
-        ("chart-gates",),
+        ("chart-gates", "chart-grid"),
         "A gate is open to 90 %. Did memory decide the word?",
         "Not necessarily. The gate says how much of a head's output comes from memory, not whether that was of any "
         "use, and there are other heads and layers. What memory did to a word is measured by its effect: step 9.",
@@ -166,7 +170,7 @@ STEPS = (
         ),
         "Ask for something that stands in the story as well: «The Gannory light shows three white flashes and one "
         "red.» Then open the effect of memory on each token.",
-        ("generate-light", "chart-effects"),
+        ("generate-light", "chart-effects", "chart-running"),
         "Why did the heaviest chunk change less than its weight promises, or more?",
         "{removal_answer}",
     ),
