@@ -52,7 +52,10 @@ def build(
             memory = build_memory_panel(studio)
         notice = gr.HTML(elem_id="lm-notice", js_on_load=DISMISS_SCRIPT)
         with gr.Row(elem_id="lm-studio"):
-            with gr.Column(scale=11, min_width=320, elem_id="lm-work"), gr.Tabs(elem_id="lm-tabs") as tabs:
+            with (
+                gr.Column(scale=11, min_width=320, elem_id="lm-work"),
+                gr.Tabs(elem_id="lm-tabs", overflow_behavior="wrap") as tabs,
+            ):
                 with gr.Tab("Generate", id="generate"):
                     tab = build_generate_tab()
                 with gr.Tab("Score", id="score"):

@@ -64,7 +64,7 @@ def generate(page, length: int = 6) -> None:
 
 
 def written(page) -> str:
-    return "".join(page.locator(f"#lm-with {WITH} .lm-token").all_inner_texts())
+    return "".join(page.locator(f"#lm-with {WITH} .lm-token").all_text_contents())
 
 
 def open_tab(page, name: str) -> None:
