@@ -187,7 +187,10 @@ def test_perplexity_by_position_has_intervals_from_the_windows(perplexity):
 def test_change_is_against_the_backbone_of_the_same_documents(perplexity):
     found = traces(figure_of("perplexity", "change", perplexity))
     assert set(found) == {"LongMem"}
-    assert list(found["LongMem"].y) == pytest.approx([0.0, 100 * (math.exp(-0.1) - 1)])
+    change = 100 * (math.exp(-0.1) - 1)
+    assert list(found["LongMem"].y) == pytest.approx([0.0, change])
+    table = tables.perplexity_change(perplexity)
+    assert list(table.low) == list(table.high) == pytest.approx([0.0, change / 100])  # both documents are alike
 
 
 def test_suffix_shows_chance_and_leaves_out_what_was_not_measured(suffix):
