@@ -7,7 +7,7 @@ from app import markup, scored, theme
 from app.generating import RunView, continuation, generate_pair
 from app.scored import ScoreView
 from app.settings import Place, Settings
-from app.studio import StudioBase, alone, news, said
+from app.studio import PATIENCE, StudioBase, alone, news, said
 from longmem.errors import LongMemError
 
 
@@ -17,9 +17,11 @@ class RunHandlers(StudioBase):
     def place_preview(self, key: str, place: Place | None) -> str:
         """HTML of the text around the place where a document would be continued."""
         session = self.store.get(key)
-        if session.is_busy:
+        try:
+            with alone(session, patience=PATIENCE):
+                documents = session.bank.documents
+        except LongMemError:
             return markup.note("Memory is being read or written with just now: the place is shown when that has ended.")
-        documents = session.bank.documents
         if place is None or place.document not in documents:
             return markup.note("Choose a document that is in memory; the model goes on from any place in it.")
         record = documents[place.document]

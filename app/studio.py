@@ -13,6 +13,7 @@ from longmem.errors import LongMemError
 from longmem.model import LongMemForCausalLM
 
 logger = logging.getLogger(__name__)
+PATIENCE = 5.0  # seconds that a small change waits for what is being measured
 NAMED = "memory-"  # keys of sessions that are known by an id that nobody can guess
 
 
@@ -59,9 +60,9 @@ class StudioBase:
 
 
 @contextmanager
-def alone(session: Session) -> Iterator[Session]:
-    """Hold the session's lock, or say at once that it is taken. Errors: LongMemError."""
-    if not session.lock.acquire(blocking=False):
+def alone(session: Session, *, patience: float = 0.0) -> Iterator[Session]:
+    """Hold the session's lock, or say, after so many seconds, that it is taken. Errors: LongMemError."""
+    if not (session.lock.acquire(timeout=patience) if patience else session.lock.acquire(blocking=False)):
         raise LongMemError("This memory is being read or written with just now: wait until it has ended, or stop it.")
     try:
         yield session
