@@ -168,5 +168,10 @@ def _wire_what_if(
     panel.details.apply(toggle, None, outputs, **private)
     panel.all_on.click(all_on, None, outputs, **private)
     panel.again.click(again, None, outputs, **model_turn)
-    for run_ended in run_ends:
-        run_ended.then(all_on, None, outputs, **private)
+
+    def reset(request: gr.Request) -> tuple:
+        view = studio.all_on(request.session_hash)
+        return view.bar, view.result
+
+    for run_ended in run_ends:  # the notice may say why it ended: it stays
+        run_ended.then(reset, None, [panel.bar, panel.result], **private)
