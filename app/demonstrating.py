@@ -286,6 +286,7 @@ def _measured(
     check_tests(tests, shown.labels, test.name)
     tests = draw_items(tests, whole_number("Texts", n_texts, 1, 100_000), seed=1)
     window = whole_number("In the window", in_window, 0, MAX_IN_WINDOW)
+    sizes = [None if size is None else whole_number("Demonstrations in memory", size, 0, 10**9) for size in sizes]
 
     def reserve(bank: MemoryBank, n_tokens: int, text: str) -> None:
         studio.store.reserve(session, session.bank.nbytes + bank.nbytes_with(n_tokens, text))

@@ -73,11 +73,18 @@ def measure(
     """Measure with each number of demonstrations in memory; a stop keeps what has been asked until then.
 
     reserve: told of each bank, and of the tokens and text that it will hold, before it is filled.
+    Errors: LongMemError where there are fewer demonstrations than the smallest number asked for.
     """
     window, rest = draw(shown, in_window)
     task = Task(shown.labels, shown.template, tuple(window))
     tallies: list[Tally] = []
     numbers = sizes_of(sizes, len(rest))
+    if not numbers:
+        smallest = min(size for size in sizes if size is not None)
+        raise LongMemError(
+            f"At least {smallest:,} demonstrations in memory are asked for; besides those in the window there are "
+            f"{len(rest):,}: choose a smaller number, or all."
+        )
     for place, size in enumerate(numbers, start=1):
         title = f"{size:,} in memory ({place} of {len(numbers)})"
         bank = model.new_bank()

@@ -186,8 +186,8 @@ def test_a_classified_text_is_the_sessions_run_and_the_inspector_begins_at_its_l
     read(studio, write(tmp_path, rows(40)))
     view = last(demonstrating.classify_text(studio, "me", 0, "the sea", 1))
     run = studio.store.get("me").run
-    label = view.payload["steps"][view.payload["focus"]]
-    assert label["token"].strip() in "cold warm"
+    from_focus = [step["token"] for step in view.payload["steps"] if step["step"] >= view.payload["focus"]]
+    assert "".join(from_focus).strip() in ("cold", "warm")
     assert studio.store.get("me").chosen == (view.payload["focus"], view.payload["layer"])
     assert "".join(run.tokens.token).strip().startswith("the sea is")
     assert view.tokens.count("data-step") == len(run.tokens)
@@ -311,6 +311,8 @@ def test_a_wrong_case_is_classified_again_and_said_beside_what_it_was(studio, tm
         ({"n_texts": None}, "Texts is None"),
         ({"in_window": 99}, "In the window is 99"),
         ({"sizes": []}, "choose one at least"),
+        ({"sizes": [-5]}, "Demonstrations in memory is -5"),
+        ({"sizes": [200], "in_window": 2}, "besides those in the window there are 8"),
     ],
 )
 def test_options_outside_what_is_allowed_are_said(studio, tmp_path, options, said):
