@@ -134,13 +134,21 @@ class InspectorHandlers(StudioBase):
         """
         session = self.store.get(key)
         run, (step, _) = session.run, session.chosen
-        try:
-            with alone(session):
+
+        def worth(passage: dict) -> float:
+            with session.lock.aside() as has_turn:
+                if not has_turn or session.chosen[0] != step:
+                    raise LongMemError("Something else is being done just now.")
                 what_if.check_unchanged(session, run)
-                shown = inspection.passages_of(run, step)
-                sets = [[part[1] for part in p["parts"] if len(part) > 1] for rows in shown.values() for p in rows]
-                found = iter(what_if.worth(self.model_of(session), session, run, step, sets))
+                chunks = [part[1] for part in passage["parts"] if len(part) > 1]
+                return round(what_if.worth(self.model_of(session), session, run, step, chunks), 3)
+
+        try:
+            if session.lock.locked():
+                return None
+            what_if.check_unchanged(session, run)
+            shown = inspection.passages_of(run, step)
+            effects = {str(layer): [worth(passage) for passage in rows] for layer, rows in shown.items()}
         except LongMemError:
             return None
-        effects = {str(layer): [round(next(found), 3) for _ in rows] for layer, rows in shown.items()}
         return {"run": run.number, "step": step, "effects": effects}

@@ -7,7 +7,8 @@ from app import markup, scored, theme
 from app.generating import RunView, continuation, generate_pair
 from app.scored import ScoreView
 from app.settings import Place, Settings
-from app.studio import PATIENCE, StudioBase, alone, news, said
+from app.studio import StudioBase, alone, news, said
+from app.turns import PATIENCE
 from longmem.errors import LongMemError
 
 

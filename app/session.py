@@ -15,6 +15,7 @@ import pandas as pd
 from app.settings import MemorySettings, Settings
 from app.source_choice import SourceChoice
 from app.switches import Switches
+from app.turns import TurnLock
 from longmem.demonstrations import DemonstrationSet
 from longmem.errors import MemoryBudgetError
 from longmem.generation import Generation
@@ -69,11 +70,14 @@ class Run:
 
 @dataclass
 class Session:
-    """One visitor's bank and last run. Hold `lock` to read into the bank or to generate from it."""
+    """One visitor's bank and last run.
+
+    Hold `lock` to read into the bank or to generate from it, and `lock.aside()` to measure in the background.
+    """
 
     key: str
     bank: MemoryBank
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: TurnLock = field(default_factory=TurnLock)
     stop_reading: threading.Event = field(default_factory=threading.Event)
     stop_generating: threading.Event = field(default_factory=threading.Event)
     stop_measuring: dict[str, threading.Event] = field(default_factory=dict)  # by evaluation

@@ -13,7 +13,6 @@ from longmem.errors import LongMemError
 from longmem.model import LongMemForCausalLM
 
 logger = logging.getLogger(__name__)
-PATIENCE = 5.0  # seconds that a small change waits for what is being measured
 NAMED = "memory-"  # keys of sessions that are known by an id that nobody can guess
 
 
@@ -61,8 +60,8 @@ class StudioBase:
 
 @contextmanager
 def alone(session: Session, *, patience: float = 0.0) -> Iterator[Session]:
-    """Hold the session's lock, or say, after so many seconds, that it is taken. Errors: LongMemError."""
-    if not (session.lock.acquire(timeout=patience) if patience else session.lock.acquire(blocking=False)):
+    """Hold the session's lock for an action. Errors: LongMemError where another has it for over `patience` seconds."""
+    if not session.lock.acquire(patience):
         raise LongMemError("This memory is being read or written with just now: wait until it has ended, or stop it.")
     try:
         yield session

@@ -98,10 +98,8 @@ def _written(writing: Writing, session: Session, found: WhatIf) -> Iterator[What
     yield found
 
 
-def worth(
-    model: LongMemForCausalLM, session: Session, run: Run, step: int, sets: Sequence[Sequence[int]]
-) -> list[float]:
-    """What the log-probability of the run's token `step` loses, in nats, without each set of chunks."""
+def worth(model: LongMemForCausalLM, session: Session, run: Run, step: int, chunks: Sequence[int]) -> float:
+    """What the log-probability of the run's token `step` loses, in nats, without some chunks."""
     ids = run_ids(model, run)
     end = len(ids) - len(run.tokens) + step + 1
     if end > MOST_MEASURED:
@@ -110,7 +108,7 @@ def worth(
         )
     options = {"first": end - 1, "memory": session.bank, "before": run.recipe.before, "silence": run.recipe.silence}
     was = float(run.tokens.logprob[run.tokens.step == step].iloc[0])
-    return [was - score_tokens(model, ids[:end], exclude=chunks, **options).logprobs[0] for chunks in sets]
+    return was - score_tokens(model, ids[:end], exclude=chunks, **options).logprobs[0]
 
 
 def run_ids(model: LongMemForCausalLM, run: Run) -> list[int]:

@@ -69,6 +69,7 @@ def train_sidenet(
 def train_memtrm(
     config: Config = "cpu",
     backbone: Backbone = None,
+    start_from: StartFrom = None,
     data: Data = None,
     output: Output = None,
     max_minutes: MaxMinutes = None,
@@ -78,6 +79,6 @@ def train_memtrm(
     from longmem.training.memorize import MemorizingTraining, train_memorizing
     from longmem.training.settings import load_settings
 
-    given = {"backbone": backbone, "packs": data or None, "output": output}
+    given = {"backbone": backbone, "start_from": start_from, "packs": data or None, "output": output}
     given |= {"max_minutes": max_minutes, "resume": resume or None}
     print(train_memorizing(load_settings(MemorizingTraining, config, "memorize", **given)))

@@ -28,6 +28,7 @@ class LaneTraining:
     """What every model that is trained on lanes depends on."""
 
     backbone: str = "runs/backbone/model"
+    start_from: str | None = None
     output: str = "runs/lanes"
     packs: list[str] = field(default_factory=list)
     pack_shares: list[float] = field(default_factory=list)
@@ -71,7 +72,6 @@ class SideNetTraining(LaneTraining):
     """Everything a run depends on; a TOML file sets any of these (see configs/sidenet-cpu.toml)."""
 
     output: str = "runs/sidenet"
-    start_from: str | None = None
     layer_reduction_factor: int = 2
     initialization: str = "attend"
     initialization_scale: float = 1.0

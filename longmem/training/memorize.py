@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from longmem.errors import TrainingDataError
 from longmem.memorizing import MemorizingTransformer
 from longmem.row_memory import RowMemory
 from longmem.training.adapt import LaneStep, LaneTraining, train_on_lanes
@@ -33,9 +34,12 @@ class MemorizingStep(LaneStep):
 
 
 def build_memorizing(settings: MemorizingTraining, backbone: PreTrainedModel | None = None) -> MemorizingTransformer:
-    """The named backbone, or one that is loaded and then changed in place, with memory inside, as the settings say."""
+    """The named backbone, or one that is loaded and then changed in place, with memory inside, as the settings say.
+
+    With `start_from`, the weights of the MemTRM that is saved there take the backbone's place.
+    """
     torch.manual_seed(settings.seed)
-    return MemorizingTransformer.from_backbone(
+    model = MemorizingTransformer.from_backbone(
         settings.backbone if backbone is None else backbone,
         memory_layers=settings.memory_layers,
         window=settings.window,
@@ -47,18 +51,27 @@ def build_memorizing(settings: MemorizingTraining, backbone: PreTrainedModel | N
         read_overlap=settings.read_overlap,
         trained_weights=settings.trained_weights,
     )
+    if settings.start_from:
+        trained = MemorizingTransformer.load(settings.start_from, device="cpu").state_dict()
+        try:
+            model.load_state_dict(trained)
+        except RuntimeError as error:
+            raise TrainingDataError(
+                f"start_from is {settings.start_from!r}; that MemTRM has another form than these settings give."
+            ) from error
+    return model
 
 
 def train_memorizing(settings: MemorizingTraining) -> Path:
-    """Train, checkpoint, and write the model to `output`/model. Returns that folder."""
+    """Train, checkpoint, and write the model (bf16) to `output`/model. Returns that folder."""
     prepare_folder(settings.output, resume=settings.resume, settings=settings)
     model = build_memorizing(settings)
     accelerator = train_on_lanes(settings, model, MemorizingStep(model, settings.asked_weight))
     folder = Path(settings.output) / "model"
     if accelerator.is_main_process:
-        model.save(folder)
+        model.to(torch.bfloat16).save(folder)
     return folder
 
 
 if __name__ == "__main__":
-    run_as_module(__doc__, MemorizingTraining, "memorize", train_memorizing, "backbone")
+    run_as_module(__doc__, MemorizingTraining, "memorize", train_memorizing, "backbone", "start_from")
