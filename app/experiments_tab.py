@@ -33,32 +33,59 @@ class ExperimentPage:
         return [self.said, self.chosen, *self.plots, *self.tables]
 
 
-def build_experiments_tab() -> dict[str, ExperimentPage]:
-    """Lay out the tab; must run inside its `gr.Tab`. Charts stay empty until their page is chosen."""
-    pages = {}
-    with gr.Tabs(elem_id="lm-experiments"):
-        for name, page in PAGES.items():
-            with gr.Tab(page.title, id=name) as tab:
-                pages[name] = _build_page(name, page, tab)
-    return pages
+def build_experiments_tab(tab: gr.Tab, experiments: Experiments, notice: gr.HTML) -> None:
+    """The tab's pages, laid out and connected when it is opened for the first time; must run inside that `gr.Tab`.
+
+    They are two fifths of all components: without them the rest of the page stands sooner.
+    """
+    opened = gr.State(False)
+    # Through the queue: Gradio does not tell of the change of a state elsewhere.
+    tab.select(lambda: True, None, opened, api_visibility="private", show_progress="hidden")
+
+    @gr.render(triggers=[opened.change], queue=False, show_progress="hidden")
+    def draw(request: gr.Request) -> None:
+        with gr.Tabs(elem_id="lm-experiments"):
+            for number, (name, page) in enumerate(PAGES.items()):
+                with gr.Tab(page.title, id=name) as page_tab:
+                    built = _build_page(name, page, page_tab)
+                _wire_page(experiments, name, built, notice)
+                if number == 0:
+                    _fill(built, experiments, request.session_hash, name)
+
+
+def _fill(page: ExperimentPage, experiments: Experiments, key: str, name: str) -> None:
+    """Give a page's components the values that it is opened with."""
+    sources = experiments.sources(key)
+    page.source.choices, page.source.value = sources, next((value for _, value in sources), None)
+    view = experiments.show(key, name, None)
+    page.said.value, page.chosen.choices, page.chosen.value = view.said, view.choices, view.chosen
+    for component, value in zip([*page.plots, *page.tables], [*view.figures, *view.tables], strict=True):
+        component.value = component.postprocess(value)
 
 
 def _build_page(name: str, page: Page, tab: gr.Tab) -> ExperimentPage:
+    # What a visitor may change says so: Gradio does not find it out of components that come later.
     gr.HTML(experiment_markup.about(page), elem_classes="lm-experiment-about")
-    chosen = gr.Dropdown([], label="Result", elem_id=f"lm-{name}-result", elem_classes="lm-result")
+    chosen = gr.Dropdown([], label="Result", interactive=True, elem_id=f"lm-{name}-result", elem_classes="lm-result")
     said = gr.HTML(elem_id=f"lm-{name}-said", min_height=60)
     with gr.Column(elem_classes="lm-run", elem_id=f"lm-{name}-run"):
         gr.HTML(f"<h3>Run it now, small</h3><p class='lm-quiet'>{page.small}</p>")
         with gr.Row(elem_classes="lm-run-settings"):
-            source = gr.Dropdown([], label="Text", visible=page.takes_text, min_width=200, scale=2)
+            source = gr.Dropdown([], label="Text", visible=page.takes_text, min_width=200, scale=2, interactive=True)
             # No minimum and maximum: Gradio's own check would end the run before the notice can say what is wrong.
             knobs = [
-                gr.Number(knob.value, label=knob.label, info=f"{knob.least:,} to {knob.most:,}", precision=0)
+                gr.Number(
+                    knob.value,
+                    label=knob.label,
+                    info=f"{knob.least:,} to {knob.most:,}",
+                    precision=0,
+                    interactive=True,
+                )
                 for knob in page.knobs.values()
             ]
         with gr.Row(visible=not page.takes_text, elem_classes="lm-demo-files"):
             labels = () if page.takes_text else ("Examples to learn from", "Texts to classify")
-            files = [gr.File(label=label, file_types=DATA_TYPES, height=96) for label in labels]
+            files = [gr.File(label=label, file_types=DATA_TYPES, height=96, interactive=True) for label in labels]
         with gr.Row(elem_classes="lm-actions"):
             run = gr.Button("Run it now", variant="primary", min_width=120, elem_id=f"lm-{name}-start")
             stop = gr.Button("Stop", interactive=False, min_width=80, elem_id=f"lm-{name}-stop")
@@ -73,17 +100,7 @@ def _build_page(name: str, page: Page, tab: gr.Tab) -> ExperimentPage:
     return ExperimentPage(tab, chosen, said, plots, tables, source, knobs, files, run, stop, status)
 
 
-def wire_experiments_tab(
-    outer: gr.Tab, experiments: Experiments, pages: dict[str, ExperimentPage], notice: gr.HTML
-) -> None:
-    """Connect every page; the first one is drawn when the tab itself is opened."""
-    for number, (name, page) in enumerate(pages.items()):
-        _wire_page(experiments, name, page, notice, opened_by=[outer] if number == 0 else [])
-
-
-def _wire_page(
-    experiments: Experiments, name: str, page: ExperimentPage, notice: gr.HTML, opened_by: list[gr.Tab]
-) -> None:
+def _wire_page(experiments: Experiments, name: str, page: ExperimentPage, notice: gr.HTML) -> None:
     at_once = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
     def open_page(chosen: str | None, source: str | None, request: gr.Request) -> list:
@@ -119,8 +136,7 @@ def _wire_page(
         note = markup.note("Not measured: a value was not accepted.", "failed")
         return note, gr.update(interactive=True), gr.update(interactive=False)
 
-    for tab in [page.tab, *opened_by]:
-        tab.select(open_page, [page.chosen, page.source], [page.source, *page.shown], **at_once)
+    page.tab.select(open_page, [page.chosen, page.source], [page.source, *page.shown], **at_once)
     page.chosen.input(choose, page.chosen, page.shown, **at_once)
     buttons = [page.status, page.run, page.stop]
     page.stop.click(stop, None, [page.status, page.stop], **at_once)

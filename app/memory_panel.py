@@ -1,7 +1,7 @@
 """The sidebar: which model runs, what is in its memory, and the ways to put something there or take it out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 
 import gradio as gr
 
@@ -149,7 +149,8 @@ def wire_memory_panel(
         stop = gr.update(visible=view.busy)
         newest = view.choices[-1][1] if view.choices else None
         choice = gr.skip() if view.busy else gr.update(choices=view.choices, value=newest)
-        values = [gr.skip() if view.busy else value for value in astuple(view.settings)]
+        settings = {**asdict(view.settings), "layers": list(view.settings.layers)}  # Gradio takes a tuple for one value
+        values = [gr.skip() if view.busy else value for value in settings.values()]
         return view.documents, view.gauge, view.status, view.notice, stop, *[choice] * len(documents_choices), *values
 
     def open_page(request: gr.Request):

@@ -12,7 +12,7 @@ from app.demonstrations_panel import build_demonstrations_tab
 from app.demonstrations_tab import wire_demonstrations_tab
 from app.downloads import Downloads
 from app.experiments import RESULTS, Experiments
-from app.experiments_tab import build_experiments_tab, wire_experiments_tab
+from app.experiments_tab import build_experiments_tab
 from app.export_panel import build_export_panel, wire_export_panel
 from app.generate_tab import build_generate_tab, wire_generate_tab
 from app.handlers import Studio
@@ -63,7 +63,7 @@ def build(
                 with gr.Tab("Demonstrations", id="demonstrations") as demonstrations_page:
                     demonstrations = build_demonstrations_tab()
                 with gr.Tab("Experiments", id="experiments", elem_id="lm-experiments-tab") as experiments_tab:
-                    experiment_pages = build_experiments_tab()
+                    build_experiments_tab(experiments_tab, Experiments(studio, results), notice)
                 with gr.Tab("Learn", id="learn") as learn_tab:
                     learn = build_learn_tab(studio, learn_tab)
             with gr.Column(scale=9, min_width=320, elem_id="lm-look"):
@@ -82,7 +82,6 @@ def build(
         )
         loaded = wire_export_panel(demo, studio, export, tab, memory, reading, inspector, notice, downloads)
         wire_inspector_panel(demo, studio, inspector, notice, [*runs_ended, score_ended, *classified, *loaded])
-        wire_experiments_tab(experiments_tab, Experiments(studio, results), experiment_pages, notice)
         wire_learn_tab(studio, learn, tabs, tab, inspector, memory, notice)
 
         def leave(request: gr.Request) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
 from longmem.backbone import load_backbone
@@ -59,6 +59,7 @@ class ModelFiles:
         *model_args: Any,
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
+        backbone: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> Self:
         """Load a saved model with its tokenizer, frozen and in eval mode, on the best device there is.
@@ -66,9 +67,11 @@ class ModelFiles:
         Args:
             device: "cpu", "cuda", "mps", or None for the best; `device_reason` says why.
             dtype: of the weights; by default bf16 on a GPU and fp32 elsewhere.
+            backbone: for a SideNet that was saved alone: its backbone, loaded and of no other model.
 
         Raises:
             LongMemError: no model is there, or the device is not.
+            BankMismatchError: a SideNet alone was trained on another backbone.
         """
         place, reason = choose_device(device)
         if dtype is None:
@@ -77,7 +80,7 @@ class ModelFiles:
         try:
             config = kwargs.pop("config", None) or LongMemConfig.from_pretrained(path)
             if getattr(config, "sidenet_only", False):
-                model = cls._from_sidenet(path, config, dtype)
+                model = cls._from_sidenet(path, config, dtype, backbone)
             else:
                 model = super().from_pretrained(path, *model_args, config=config, dtype=dtype, **kwargs)
         except OSError as error:
@@ -89,9 +92,13 @@ class ModelFiles:
         return model.to(place).freeze()
 
     @classmethod
-    def _from_sidenet(cls, path: str, config: LongMemConfig, dtype: torch.dtype | str) -> Self:
+    def _from_sidenet(
+        cls, path: str, config: LongMemConfig, dtype: torch.dtype | str, causal_lm: PreTrainedModel | None
+    ) -> Self:
         """A SideNet saved alone, joined to the backbone it was trained on."""
-        causal_lm = AutoModelForCausalLM.from_pretrained(config.backbone_name_or_path, dtype=dtype)
+        if causal_lm is None:
+            causal_lm = load_backbone(config.backbone_name_or_path)
+            causal_lm = causal_lm if dtype == "auto" else causal_lm.to(dtype)
         model = cls(config, causal_lm).to(causal_lm.dtype)
         weights = load_file(cached_file(path, "model.safetensors"))
         missing, unexpected = model.load_state_dict(weights, strict=False)

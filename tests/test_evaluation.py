@@ -184,10 +184,13 @@ def test_an_unknown_system_and_one_without_weights_are_named(saved_model, book):
         perplexity(saved_model, book, systems=("memtrm",))
 
 
-def test_baselines_beside_the_model_take_part(saved_model, tiny_model, tiny_tokenizer, book, tmp_path):
+@pytest.mark.parametrize("with_backbone", [True, False])
+def test_baselines_beside_the_model_take_part(tiny_model, tiny_tokenizer, book, tmp_path, with_backbone):
     folder = tmp_path / "model"
     tiny_model.save_pretrained(folder)
-    tiny_model.save_pretrained(folder / "sidenet-only")
+    baseline = LongMemForCausalLM.from_pretrained(folder, device="cpu")
+    baseline.config.backbone_name_or_path = "not asked for: the model's own is taken"
+    baseline.save_pretrained(folder / "sidenet-only", with_backbone=with_backbone)
     memtrm = MemorizingTransformer.from_backbone(
         tiny_smollm3(len(tiny_tokenizer)), memory_layers=[1, 3], window=32, retrieved_tokens=16, memory_size=4096
     )

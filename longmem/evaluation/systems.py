@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
+from longmem.backbone import copy_of
 from longmem.cache import repeated
 from longmem.documents import segments
 from longmem.errors import BankMismatchError, LongMemError
@@ -78,7 +79,8 @@ class Systems:
             self.memtrm = MemorizingTransformer.load(folder / MEMTRM, device=self.model.device)
 
     def _load_sidenet_only(self, folder: Path) -> LongMemForCausalLM:
-        model = LongMemForCausalLM.from_pretrained(folder / SIDENET_ONLY, device=self.model.device)
+        backbone = copy_of(self.model.backbone.causal_lm)
+        model = LongMemForCausalLM.from_pretrained(folder / SIDENET_ONLY, device=self.model.device, backbone=backbone)
         if model.fingerprint != self.model.fingerprint:
             raise BankMismatchError(f"{folder / SIDENET_ONLY} was trained on another backbone than {folder}.")
         return model

@@ -1,56 +1,27 @@
 """The Demonstrations tab in chromium, on the bundled model: the sample, a text, a test, a wrong case."""
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from app import ui
-from longmem.model import LongMemForCausalLM
-
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
-MODEL = Path(__file__).parent.parent.parent / "assets" / "model"
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-    pytest.mark.skipif(not (MODEL / "model.safetensors").is_file(), reason="the bundled model is not here"),
-]
-SLOW = 600_000  # milliseconds: a machine that is busy with other things may take long, and is not wrong
+from tests.browser.conftest import serve
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory) -> Iterator[str]:
+def url(bundled_model, tmp_path_factory) -> Iterator[str]:
     """The studio over the bundled model; nothing is in memory at first."""
-    demo = ui.build(LongMemForCausalLM.from_pretrained(MODEL), samples=tmp_path_factory.mktemp("samples"))
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **ui.launch_options())
-    yield url
-    demo.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    with serve(ui.build(bundled_model, samples=tmp_path_factory.mktemp("samples"))) as url:
+        yield url
 
 
 @pytest.fixture
-def page(browser, url, request) -> Iterator[object]:
-    """The opened tab; whatever goes wrong in the page fails."""
-    page = browser.new_page(viewport={"width": getattr(request, "param", 1440), "height": 1000})
-    page.set_default_timeout(SLOW)
-    wrong = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-    page.goto(url)
+def page(visit, url, request) -> object:
+    """The opened tab."""
+    page = visit(url, getattr(request, "param", 1440))
     page.get_by_role("tab", name="Demonstrations").click()
     page.wait_for_selector(".lm-demo-preview")
-    yield page
-    page.close()
-    assert wrong == []
+    return page
 
 
 def test_from_the_sample_to_a_wrong_case_in_the_inspector(page):

@@ -1,69 +1,36 @@
 """The experiments in chromium, on the model in the box: every page opens, one run ends, one is stopped."""
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from app import ui
 from app.experiment_pages import PAGES
-from longmem.model import LongMemForCausalLM
+from tests.browser.conftest import serve
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
-MODEL = Path(__file__).parent.parent.parent / "assets" / "model"
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-]
-SLOW = 180_000  # milliseconds: a machine that is busy with other things may take long, and is not wrong
 TEXT = "The lighthouse keeper wrote the name of every ship in a long ledger, and the harbour was quiet. " * 160
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory) -> Iterator[str]:
+def url(bundled_model, tmp_path_factory) -> Iterator[str]:
     """The studio over the bundled model, with one short sample."""
     samples = tmp_path_factory.mktemp("samples")
     (samples / "the-keeper.txt").write_text(TEXT, encoding="utf-8")
-    demo = ui.build(LongMemForCausalLM.from_pretrained(MODEL), samples=samples)
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **ui.launch_options())
-    yield url
-    demo.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    with serve(ui.build(bundled_model, samples=samples)) as url:
+        yield url
 
 
 @pytest.fixture
-def page(browser, url) -> Iterator[object]:
-    """The opened Experiments tab; whatever goes wrong in the page or leaves the machine fails."""
-    page = browser.new_page(viewport={"width": 1440, "height": 1000})
-    wrong = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-    page.on("request", lambda request: None if is_local(request.url) else wrong.append(request.url))
-    open_experiments(page, url)
-    yield page
-    page.close()
-    assert wrong == []
+def page(visit, url) -> object:
+    """The opened Experiments tab."""
+    return open_experiments(visit(url))
 
 
-def is_local(url: str) -> bool:
-    return url.startswith(("http://127.0.0.1", "data:", "blob:"))
-
-
-def open_experiments(page, url: str) -> None:
-    page.set_default_timeout(SLOW)
-    page.goto(url)
+def open_experiments(page) -> object:
     page.wait_for_selector("#lm-documents li", state="attached")
     page.get_by_role("tab", name="Experiments", exact=True).click()
     wait_for_charts(page, "perplexity")
+    return page
 
 
 def choose(page, name: str) -> None:
@@ -132,12 +99,10 @@ def test_a_number_that_is_not_allowed_is_said_and_can_be_mended(page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_can_read_every_chart(browser, url, scheme):
-    page = browser.new_page(viewport={"width": 390, "height": 844})
-    open_experiments(page, f"{url}?__theme={scheme}")
+def test_a_phone_can_read_every_chart(visit, url, scheme):
+    page = open_experiments(visit(f"{url}?__theme={scheme}", 390, 844))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     for selector in ("#lm-perplexity-start", "#lm-perplexity-said", "#lm-perplexity-change"):
         box = page.locator(selector).bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 390
-    page.close()

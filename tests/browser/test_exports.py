@@ -1,7 +1,6 @@
 """Saving, loading and linking in a real browser, with the model in the box; the report from the disk, offline."""
 
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,58 +13,25 @@ from app.exporting import read_csv
 from app.report_figures import FIGURES
 from app.settings import Settings
 from app.share_link import NamedPlace, to_query
-from longmem.model import LongMemForCausalLM
+from tests.browser.conftest import SLOW, serve
 from tests.made_runs import HOSTILE
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
-MODEL = Path(__file__).parent.parent.parent / "assets" / "model"
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-]
 STORY = "The lighthouse keeper wrote the name of every ship in a long ledger. " * 30
-SLOW = 90_000  # milliseconds: a machine that is busy with other things may take long, and is not wrong
+CLIPBOARD = ("clipboard-read", "clipboard-write")
 WITH = '.lm-panel[data-panel="with"]'
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory) -> Iterator[str]:
+def url(bundled_model, tmp_path_factory) -> Iterator[str]:
     """The studio over the model in the box, with one short sample."""
     samples = tmp_path_factory.mktemp("samples")
     (samples / "the-keeper.txt").write_text(STORY, encoding="utf-8")
-    demo = ui.build(LongMemForCausalLM.from_pretrained(MODEL), samples=samples)
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **ui.launch_options())
-    yield url
-    demo.close()
+    with serve(ui.build(bundled_model, samples=samples)) as url:
+        yield url
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def context(browser) -> Iterator[object]:
-    """A visitor with a clipboard; whatever goes wrong in their pages fails."""
-    context = browser.new_context(
-        viewport={"width": 1440, "height": 1000}, permissions=["clipboard-read", "clipboard-write"]
-    )
-    context.set_default_timeout(SLOW)
-    wrong = []
-    context.on("weberror", lambda error: wrong.append(str(error.error)))
-    context.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-    yield context
-    context.close()
-    assert wrong == []
-
-
-def opened(context, url: str) -> object:
-    page = context.new_page()
-    page.goto(url)
+def opened(visit, url: str, *permissions: str) -> object:
+    page = visit(url, permissions=permissions)
     page.wait_for_selector("#lm-documents li", state="attached")
     return page
 
@@ -88,8 +54,8 @@ def save(page, kind: str, folder: Path) -> tuple[Path, str]:
     return path, download.value.url
 
 
-def test_one_click_saves_the_trace_and_leaving_deletes_it_on_the_server(context, url, tmp_path):
-    page = opened(context, url)
+def test_one_click_saves_the_trace_and_leaving_deletes_it_on_the_server(visit, url, tmp_path):
+    page = opened(visit, url)
     generate(page)
     path, source = save(page, "csv", tmp_path)
     trace = read_csv(path.read_bytes(), "trace")
@@ -98,32 +64,31 @@ def test_one_click_saves_the_trace_and_leaving_deletes_it_on_the_server(context,
     assert path.name in page.inner_text("#lm-export-status")
     assert httpx.get(source).status_code == 200
     page.close()
+    other = visit("about:blank")
     for _ in range(100):
         if httpx.get(source).status_code != 200:
             break
-        page = context.new_page()  # time passes
-        page.wait_for_timeout(200)
-        page.close()
+        other.wait_for_timeout(200)
     assert httpx.get(source).status_code in {403, 404}
 
 
-def test_saving_before_there_is_a_run_says_what_to_do(context, url):
-    page = opened(context, url)
+def test_saving_before_there_is_a_run_says_what_to_do(visit, url):
+    page = opened(visit, url)
     page.click("#lm-export button")
     page.click("#lm-save-report")
     page.wait_for_selector("#lm-notice .lm-error:has-text('generate first')")
     assert not page.is_visible("#lm-download")
 
 
-def test_run_and_memory_come_back_on_another_page(context, url, tmp_path):
-    page = opened(context, url)
+def test_run_and_memory_come_back_on_another_page(visit, url, tmp_path):
+    page = opened(visit, url)
     page.fill("#lm-prompt textarea", "In the morning the keeper")
     page.get_by_label("Seed").fill("5")
     generate(page)
     path, _ = save(page, "bundle", tmp_path)
     page.click(f'{WITH} [data-step="3"]')
     shown = page.inner_text("#lm-inspector .lm-passages")
-    other = opened(context, url)
+    other = opened(visit, url)
     other.click("#lm-clear")
     other.wait_for_selector(".lm-empty-memory")
     other.click("#lm-export button")
@@ -140,10 +105,10 @@ def test_run_and_memory_come_back_on_another_page(context, url, tmp_path):
     other.wait_for_selector("#lm-layers .gtitle:has-text('token 3')")  # the charts are of the loaded run too
 
 
-def test_a_file_that_is_no_bundle_is_said_and_the_run_stays(context, url, tmp_path):
+def test_a_file_that_is_no_bundle_is_said_and_the_run_stays(visit, url, tmp_path):
     forged = tmp_path / "forged.longmem"
     forged.write_bytes(b"PK\x03\x04 nothing")
-    page = opened(context, url)
+    page = opened(visit, url)
     generate(page)
     page.click("#lm-export button")
     page.set_input_files("#lm-load-run input[type=file], input[accept='.longmem']", str(forged))
@@ -151,8 +116,8 @@ def test_a_file_that_is_no_bundle_is_said_and_the_run_stays(context, url, tmp_pa
     assert page.locator(f"{WITH} .lm-token").count() == 6
 
 
-def test_a_copied_link_restores_prompt_and_settings(context, url):
-    page = opened(context, url)
+def test_a_copied_link_restores_prompt_and_settings(visit, url):
+    page = opened(visit, url, *CLIPBOARD)
     page.fill("#lm-prompt textarea", "Ships & keepers? 100 %")
     page.get_by_label("Temperature").fill("0.8")
     page.get_by_label("Seed").fill("2147483647")
@@ -160,17 +125,15 @@ def test_a_copied_link_restores_prompt_and_settings(context, url):
     page.wait_for_selector("#lm-link-status .lm-note")
     link = page.evaluate("navigator.clipboard.readText()")
     assert link == url + "?" + to_query(Settings(48, 0.8, 0.95, 2147483647), "Ships & keepers? 100 %")
-    other = opened(context, link)
+    other = opened(visit, link)
     other.wait_for_selector("#lm-link-status .lm-done:has-text('those of the link')")
     assert other.input_value("#lm-prompt textarea") == "Ships & keepers? 100 %"
     assert other.get_by_label("Temperature").input_value() == "0.8"
     assert other.get_by_label("Seed").input_value() == "2147483647"
 
 
-def test_where_the_clipboard_is_not_allowed_the_link_stands_in_a_field(browser, url):
-    context = browser.new_context(permissions=["geolocation"])  # and so none for the clipboard
-    context.set_default_timeout(SLOW)
-    page = opened(context, url)
+def test_where_the_clipboard_is_not_allowed_the_link_stands_in_a_field(visit, url):
+    page = opened(visit, url, "geolocation")  # and so not the clipboard
     page.click("#lm-copy-link")
     page.wait_for_selector("#lm-link-status .lm-note:has-text('Copy the link here')")
     link = page.input_value("#lm-link textarea, #lm-link input")
@@ -179,11 +142,10 @@ def test_where_the_clipboard_is_not_allowed_the_link_stands_in_a_field(browser, 
     page.click("#lm-copy-link")
     page.wait_for_selector("#lm-link-status .lm-failed:has-text('too long for a link')")
     assert not page.is_visible("#lm-link")
-    context.close()
 
 
-def test_a_link_with_bad_values_says_so_and_leaves_the_defaults(context, url):
-    page = opened(context, f"{url}?prompt=Hello&length=100000&temperature=hot&seed=3&top_p=%3Cscript%3E")
+def test_a_link_with_bad_values_says_so_and_leaves_the_defaults(visit, url):
+    page = opened(visit, f"{url}?prompt=Hello&length=100000&temperature=hot&seed=3&top_p=%3Cscript%3E")
     page.wait_for_selector("#lm-link-status .lm-failed:has-text('Length is 100000')")
     assert "temperature is 'hot'" in page.inner_text("#lm-link-status")
     assert page.get_by_label("Length (tokens)").input_value() == "48"
@@ -191,15 +153,15 @@ def test_a_link_with_bad_values_says_so_and_leaves_the_defaults(context, url):
     assert page.get_by_label("Seed").input_value() == "3"
 
 
-def test_a_link_leads_to_a_place_in_a_document_as_soon_as_that_is_in_memory(context, url):
-    page = opened(context, f"{url}?{to_query(Settings(), place=NamedPlace('the-keeper.txt', 0.4))}")
+def test_a_link_leads_to_a_place_in_a_document_as_soon_as_that_is_in_memory(visit, url):
+    page = opened(visit, f"{url}?{to_query(Settings(), place=NamedPlace('the-keeper.txt', 0.4))}", *CLIPBOARD)
     page.wait_for_selector("#lm-link-status .lm-done:has-text('the-keeper.txt at 40 %')")
     page.wait_for_selector(".lm-place .lm-after")
     assert page.get_by_label("a place in a loaded document").is_checked()
     page.click("#lm-copy-link")
     page.wait_for_selector("#lm-link-status .lm-note:has-text('copied')")
     assert "document=the-keeper.txt&share=40&" in page.evaluate("navigator.clipboard.readText()")
-    later = opened(context, f"{url}?{to_query(Settings(), place=NamedPlace('later.txt', 0.25))}")
+    later = opened(visit, f"{url}?{to_query(Settings(), place=NamedPlace('later.txt', 0.25))}")
     later.wait_for_selector("#lm-link-status:has-text('add it to memory')")
     later.set_input_files(
         "#lm-files input[type=file]", {"name": "later.txt", "mimeType": "text/plain", "buffer": STORY.encode()}
@@ -207,8 +169,8 @@ def test_a_link_leads_to_a_place_in_a_document_as_soon_as_that_is_in_memory(cont
     later.wait_for_selector("#lm-link-status .lm-done:has-text('later.txt at 25 %')")
 
 
-def test_the_report_opens_offline_draws_its_charts_and_runs_nothing_of_hostile_texts(browser, context, url, tmp_path):
-    page = opened(context, url)
+def test_the_report_opens_offline_draws_its_charts_and_runs_nothing_of_hostile_texts(browser, visit, url, tmp_path):
+    page = opened(visit, url)
     page.get_by_text("Paste a text").click()
     page.fill("#lm-paste-name textarea, #lm-paste-name input", HOSTILE[:80])
     page.fill("#lm-paste-text textarea", HOSTILE * 12)
@@ -241,8 +203,8 @@ def test_the_report_opens_offline_draws_its_charts_and_runs_nothing_of_hostile_t
         alone.close()
 
 
-def test_the_exported_numbers_are_those_on_the_screen(context, url, tmp_path):
-    page = opened(context, url)
+def test_the_exported_numbers_are_those_on_the_screen(visit, url, tmp_path):
+    page = opened(visit, url)
     generate(page)
     path, _ = save(page, "json", tmp_path)
     tokens = pd.DataFrame(pd.read_json(io.BytesIO(path.read_bytes()), typ="series")["tables"]["tokens"])

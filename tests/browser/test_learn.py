@@ -1,64 +1,24 @@
 """The Learn tab in chromium, with the model in the box: through all steps, and from the drawing to what it shows."""
 
 import re
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from app import lesson, ui
+from app import lesson
 from app.lesson_steps import STEPS
-from longmem.model import LongMemForCausalLM
-
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
-MODEL = Path(__file__).parent.parent.parent / "assets" / "model"
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-    pytest.mark.skipif(not (MODEL / "model.safetensors").exists(), reason="no model in the box"),
-]
-SLOW = 90_000  # milliseconds: a machine that is busy with other things may take long, and is not wrong
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """The studio as `python app.py` starts it, on a free port."""
-    demo = ui.build(LongMemForCausalLM.from_pretrained(MODEL, device="cpu"))
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **ui.launch_options())
-    yield url
-    demo.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
-def page(browser, url) -> Iterator[object]:
-    """The Learn tab of an opened studio; whatever goes wrong in the page fails."""
-    page = browser.new_page(viewport={"width": 1440, "height": 1000})
-    wrong = open_learn(page, url)
-    yield page
-    page.close()
-    assert wrong == []
+def page(visit, studio_url) -> object:
+    """The Learn tab of an opened studio."""
+    return open_learn(visit(studio_url))
 
 
-def open_learn(page, url: str) -> list[str]:
-    page.set_default_timeout(SLOW)
-    wrong = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-    page.goto(url)
+def open_learn(page) -> object:
     page.wait_for_selector("#lm-documents li", state="attached")
     page.get_by_role("tab", name="Learn").click()
     page.wait_for_selector("#lm-lesson-live .lm-story")
-    return wrong
+    return page
 
 
 def wait_for_step(page, number: int) -> None:
@@ -164,9 +124,8 @@ def test_without_the_story_in_memory_the_lesson_says_how_to_get_it_back(page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_can_learn(browser, url, scheme):
-    page = browser.new_page(viewport={"width": 390, "height": 844})
-    wrong = open_learn(page, f"{url}?__theme={scheme}")
+def test_a_phone_can_learn(visit, studio_url, scheme):
+    page = open_learn(visit(f"{studio_url}?__theme={scheme}", 390, 844))
     for number in (2, 6, 9):
         page.click(f".lm-steps [data-do='lesson-{number}']")
         wait_for_step(page, number)
@@ -181,5 +140,3 @@ def test_a_phone_can_learn(browser, url, scheme):
     page.click(".lm-svg [data-part='bank']")
     page.click("#lm-part-bank [data-do='view-memory']")
     page.wait_for_selector("#lm-gauge.lm-flash")
-    assert wrong == []
-    page.close()

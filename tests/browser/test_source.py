@@ -2,13 +2,11 @@
 does, and the view that follows.
 """
 
-import shutil
 from collections.abc import Iterator
 
 import gradio as gr
 import pytest
 
-from app import ui
 from app.generating import keep
 from app.handlers import Studio
 from app.reading import SampleShelf
@@ -16,14 +14,8 @@ from app.session import Recipe, SessionStore
 from app.source_panel import build_source_panel, wire_source_panel
 from longmem.documents import Document
 from longmem.scoring import score
+from tests.browser.conftest import serve
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-]
-SLOW = 90_000  # milliseconds: a machine that is busy with other things may take long, and is not wrong
 STORY = (
     "The lighthouse keeper wrote the name of every ship in a long ledger.\n\tIn the morning, naïve 🙂, she left. " * 90
 )
@@ -77,35 +69,22 @@ def build_page(model, tmp_path) -> gr.Blocks:
 
 @pytest.fixture(scope="module")
 def url(tiny_model, tmp_path_factory) -> Iterator[str]:
-    demo = build_page(tiny_model, tmp_path_factory.mktemp("samples"))
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **ui.launch_options())
-    yield url
-    demo.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    with serve(build_page(tiny_model, tmp_path_factory.mktemp("samples"))) as url:
+        yield url
 
 
 @pytest.fixture
-def page(browser, url) -> Iterator[object]:
-    """The page with a run; whatever goes wrong in it fails the test."""
-    page = browser.new_page(viewport={"width": 800, "height": 1000})
-    page.set_default_timeout(SLOW)
-    wrong = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-    page.goto(url)
+def page(visit, url) -> object:
+    """The page with a run."""
+    page = visit(url, 800)
     page.wait_for_selector(".lm-source-empty:has-text('Generate or score')")
+    return run(page)
+
+
+def run(page) -> object:
     page.click("#begin")
     page.wait_for_selector("#lm-source-page .lm-here")
-    yield page
-    page.close()
-    assert wrong == []
+    return page
 
 
 def text_of_page(page) -> str:
@@ -220,12 +199,7 @@ def test_hostile_text_is_shown_exactly_and_never_runs(page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_wider_than_a_phone(browser, url, scheme):
-    page = browser.new_page(viewport={"width": 390, "height": 844})
-    page.set_default_timeout(SLOW)
-    page.goto(f"{url}?__theme={scheme}")
-    page.click("#begin")
-    page.wait_for_selector("#lm-source-page .lm-here")
+def test_nothing_is_wider_than_a_phone(visit, url, scheme):
+    page = run(visit(f"{url}?__theme={scheme}", 390, 844))
     page.click("#lm-source-table summary")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.close()

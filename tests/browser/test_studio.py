@@ -1,6 +1,5 @@
 """The studio in chromium: from the opened page to the chunks behind a token, by mouse and by keyboard."""
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,16 +7,10 @@ from pathlib import Path
 import pytest
 
 from app import ui
+from tests.browser.conftest import serve
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-]
 STORY = "The lighthouse keeper wrote the name of every ship in a long ledger. " * 30
 HOSTILE = '<img src=x onerror="window.pwn=1"><script>window.pwn=1</script> ${window.pwn=1} {{value}} '
-SLOW = 90_000  # milliseconds: a machine that is busy with other things may take long, and is not wrong
 WITH = '.lm-panel[data-panel="with"]'
 
 
@@ -27,38 +20,16 @@ def url(tiny_model, tmp_path_factory) -> Iterator[str]:
     samples = tmp_path_factory.mktemp("samples")
     (samples / "the-keeper.txt").write_text(STORY, encoding="utf-8")
     (samples / "another.txt").write_text("In the morning the ship returned. " * 30, encoding="utf-8")
-    demo = ui.build(tiny_model, samples=samples)
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **ui.launch_options())
-    yield url
-    demo.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    with serve(ui.build(tiny_model, samples=samples)) as url:
+        yield url
 
 
 @pytest.fixture
-def page(browser, url) -> Iterator[object]:
-    """The opened studio with the sample in memory; whatever goes wrong in the page or leaves the machine fails."""
-    page = browser.new_page(viewport={"width": 1440, "height": 1000})
-    page.set_default_timeout(SLOW)
-    wrong = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-    page.on("request", lambda request: None if is_local(request.url) else wrong.append(request.url))
-    page.goto(url)
+def page(visit, url) -> object:
+    """The opened studio with the sample in memory."""
+    page = visit(url)
     page.wait_for_selector("#lm-documents li")
-    yield page
-    page.close()
-    assert wrong == []
-
-
-def is_local(url: str) -> bool:
-    return url.startswith(("http://127.0.0.1", "data:", "blob:"))
+    return page
 
 
 def generate(page, length: int = 12) -> None:
@@ -222,10 +193,8 @@ def test_an_error_stays_until_it_is_dismissed_and_the_page_goes_on(page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_can_use_everything(browser, url, scheme):
-    page = browser.new_page(viewport={"width": 390, "height": 844})
-    page.set_default_timeout(SLOW)
-    page.goto(f"{url}?__theme={scheme}")
+def test_a_phone_can_use_everything(visit, url, scheme):
+    page = visit(f"{url}?__theme={scheme}", 390, 844)
     page.wait_for_selector("#lm-documents li", state="attached")
     page.wait_for_selector("#lm-memory:not(.open)", state="attached")
     generate(page)
@@ -236,13 +205,9 @@ def test_a_phone_can_use_everything(browser, url, scheme):
         box = page.locator(selector).bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 390
-    page.close()
 
 
-def test_only_the_visitors_own_memory_is_shown(browser, page, url):
+def test_only_the_visitors_own_memory_is_shown(visit, page, url):
     page.click("#lm-clear")
     page.wait_for_selector(".lm-empty-memory")
-    other = browser.new_page()
-    other.goto(url)
-    other.wait_for_selector("#lm-documents li:has-text('the-keeper.txt')")
-    other.close()
+    visit(url).wait_for_selector("#lm-documents li:has-text('the-keeper.txt')")
