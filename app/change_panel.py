@@ -14,6 +14,7 @@ from app.settings import Place
 class ChangePanel:
     """Components of the form."""
 
+    form: gr.Accordion
     document: gr.Dropdown
     find: gr.Textbox
     put: gr.Textbox
@@ -23,7 +24,7 @@ class ChangePanel:
 
 def build_change_panel() -> ChangePanel:
     """Lay out the form."""
-    with gr.Accordion("Change a document: what if it said something else?", open=False, elem_id="lm-change"):
+    with gr.Accordion("Change a document: what if it said something else?", open=False, elem_id="lm-change") as form:
         document = gr.Dropdown([], label="Document", elem_id="lm-change-document")
         find = gr.Textbox(
             label="Words in it (all of them are replaced)", placeholder="4 7 1 1", elem_id="lm-change-find"
@@ -32,7 +33,7 @@ def build_change_panel() -> ChangePanel:
         share = gr.Slider(1, 99, value=50, step=0.5, label="Without words to replace: put in at (% of its text)")
         change = gr.Button("Change and read again", size="sm", elem_id="lm-change-go")
         gr.HTML('<p class="lm-quiet">Only memory is changed. Then generate again, and see the answer follow.</p>')
-    return ChangePanel(document, find, put, share, change)
+    return ChangePanel(form, document, find, put, share, change)
 
 
 def wire_change_panel(studio: Studio, panel: ChangePanel, memory: MemoryWiring) -> None:
@@ -43,5 +44,7 @@ def wire_change_panel(studio: Studio, panel: ChangePanel, memory: MemoryWiring) 
         for view in studio.change_document(request.session_hash, place, put, find):
             yield memory.shown(view)
 
+    offered = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+    panel.form.expand(memory.offer, panel.document, panel.document, **offered)
     inputs = [panel.document, panel.find, panel.put, panel.share]
     panel.change.click(memory.prepare, **memory.ready).then(change, inputs, memory.outputs, **memory.queued)

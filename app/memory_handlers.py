@@ -212,9 +212,13 @@ class MemoryHandlers(StudioBase):
             return self.memory_view(session, notice=said(error))
         return self.memory_view(session, notice=news(session))
 
+    def document_choices(self, key: str) -> list[tuple[str, int]]:
+        """(name, id) of the documents in memory, oldest first."""
+        return _choices(_lines(self.store.get(key).bank))
+
     def memory_view(self, session: Session, status: str = "", notice: str = "", busy: bool = False) -> MemoryView:
         bank = session.bank
-        lines = [MemoryLine(r.id, r.name, r.n_tokens, r.n_chunks) for r in list(bank.documents.values())]
+        lines = _lines(bank)
         first = next(bank.chunks(), None) if not busy else None
         return MemoryView(
             documents=markup.documents_list(lines),
@@ -222,9 +226,17 @@ class MemoryHandlers(StudioBase):
             status=status,
             notice=notice,
             settings=self.settings_of(session),
-            choices=[(f"{line.name} ({line.n_tokens:,} tokens)", line.document) for line in lines],
+            choices=_choices(lines),
             busy=busy,
         )
+
+
+def _lines(bank: MemoryBank) -> list[MemoryLine]:
+    return [MemoryLine(r.id, r.name, r.n_tokens, r.n_chunks) for r in list(bank.documents.values())]
+
+
+def _choices(lines: list[MemoryLine]) -> list[tuple[str, int]]:
+    return [(f"{line.name} ({line.n_tokens:,} tokens)", line.document) for line in lines]
 
 
 def pasted(name: str, text: str) -> Document:

@@ -45,11 +45,15 @@ class MemoryPanel:
 
 @dataclass(frozen=True)
 class MemoryWiring:
-    """What other parts of the page need to read into memory: views go to `outputs` by way of `shown`."""
+    """What other parts of the page need to read into memory: views go to `outputs` by way of `shown`.
+
+    `offer` gives a dropdown that comes into sight the documents in memory: Gradio loses its value before that.
+    """
 
     outputs: list
     shown: Callable[[MemoryView], tuple]
     prepare: Callable
+    offer: Callable
     ready: dict
     queued: dict
 
@@ -182,6 +186,11 @@ def wire_memory_panel(
         for view in studio.set_memory(request.session_hash, {**values, "layers": tuple(sorted(layers or ()))}):
             yield shown(view)
 
+    def offer(chosen: int | None, request: gr.Request) -> dict:
+        choices = studio.document_choices(request.session_hash)
+        known = {document for _, document in choices}
+        return gr.update(choices=choices, value=chosen if chosen in known else max(known, default=None))
+
     def stop(request: gr.Request) -> str:
         studio.stop_reading(request.session_hash)
         return markup.note("Stopping after this segment…")
@@ -202,4 +211,4 @@ def wire_memory_panel(
     panel.stop.click(stop, None, panel.status, queue=False, **private)
     panel.documents.select(remove, None, outputs, queue=False, **private)
     panel.clear.click(clear, None, outputs, queue=False, **private)
-    return MemoryWiring(outputs, shown, prepare, ready, queued)
+    return MemoryWiring(outputs, shown, prepare, offer, ready, queued)

@@ -6,6 +6,7 @@ import gradio as gr
 
 from app import markup
 from app.handlers import Studio
+from app.memory_panel import MemoryWiring
 from app.scored import LOOKED_UP, MOST_SCORED, NEXT_PAGE, SCORED, ScoreView
 from app.settings import Place
 
@@ -59,7 +60,9 @@ def build_score_tab() -> ScoreTab:
     return ScoreTab(what, text, text_part, place_part, document, share, length, preview, go, status, panel)
 
 
-def wire_score_tab(studio: Studio, tab: ScoreTab, notice: gr.HTML, inspector: gr.HTML) -> gr.events.Dependency:
+def wire_score_tab(
+    studio: Studio, page: gr.Tab, tab: ScoreTab, notice: gr.HTML, inspector: gr.HTML, memory: MemoryWiring
+) -> gr.events.Dependency:
     """Connect the tab; returns the end of a run, after which the charts are to be drawn."""
     private = {"api_visibility": "private", "show_progress": "hidden"}
 
@@ -82,16 +85,12 @@ def wire_score_tab(studio: Studio, tab: ScoreTab, notice: gr.HTML, inspector: gr
         place = Place(document, share / 100) if what == NEXT_PAGE and document is not None else None
         return shown(studio.score(request.session_hash, what, text, place, length))
 
-    tab.what.change(choose, tab.what, [tab.text_part, tab.place_part, tab.go], queue=False, **private)
-    gr.on(
-        [tab.what.change, tab.document.change, tab.share.change],
-        preview,
-        [tab.document, tab.share],
-        tab.preview,
-        queue=False,
-        trigger_mode="always_last",
-        **private,
-    )
+    chosen = tab.what.change(choose, tab.what, [tab.text_part, tab.place_part, tab.go], queue=False, **private)
+    offered = chosen.then(memory.offer, tab.document, tab.document, queue=False, **private)
+    page.select(memory.offer, tab.document, tab.document, queue=False, **private)
+    previewed = {"fn": preview, "inputs": [tab.document, tab.share], "outputs": tab.preview, "queue": False, **private}
+    offered.then(**previewed)
+    gr.on([tab.document.change, tab.share.change], trigger_mode="always_last", **previewed)
     ready = tab.go.click(lambda: markup.note("Reading the text…"), None, tab.status, queue=False, **private)
     inputs = [tab.what, tab.text, tab.document, tab.share, tab.length]
     outputs = [tab.panel, inspector, tab.status, notice]

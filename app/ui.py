@@ -58,7 +58,7 @@ def build(
             ):
                 with gr.Tab("Generate", id="generate"):
                     tab = build_generate_tab()
-                with gr.Tab("Score", id="score"):
+                with gr.Tab("Score", id="score") as score_page:
                     score_tab = build_score_tab()
                 with gr.Tab("Demonstrations", id="demonstrations") as demonstrations_page:
                     demonstrations = build_demonstrations_tab()
@@ -76,7 +76,7 @@ def build(
         reading = wire_memory_panel(demo, studio, memory, notice, choices)
         wire_change_panel(studio, change, reading)
         runs_ended = wire_generate_tab(studio, tab, notice, inspector.details, reading)
-        score_ended = wire_score_tab(studio, score_tab, notice, inspector.details)
+        score_ended = wire_score_tab(studio, score_page, score_tab, notice, inspector.details, reading)
         classified = wire_demonstrations_tab(
             studio, demonstrations_page, demonstrations, notice, inspector.details, reading
         )
