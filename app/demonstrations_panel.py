@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from app import demonstration_markup
-from app.demonstrating import IN_WINDOW, MAX_IN_WINDOW, TEXTS
+from app.demonstrating import IN_WINDOW, TEXTS
 from app.demonstration_accuracy import SIZES
 from app.demonstration_files import FILE_TYPES, SAMPLE, SAMPLE_TEST, SAMPLE_TEXT, TEMPLATES, Source
 
@@ -151,8 +151,6 @@ def _build_classify() -> ClassifyPart:
         in_window = gr.Number(
             IN_WINDOW,
             label="Of them in the window",
-            minimum=0,
-            maximum=MAX_IN_WINDOW,
             precision=0,
             min_width=130,
             elem_id="lm-demo-window",
@@ -185,7 +183,7 @@ def _build_evaluate() -> EvaluatePart:
         sample = gr.Button("Take the sample's test file", size="sm", elem_id="lm-demo-test-sample")
     chosen = gr.HTML(chosen_file(SAMPLE_TEST.path), elem_id="lm-demo-test-chosen")
     with gr.Row(elem_classes="lm-demo-columns"):
-        n_texts = gr.Number(TEXTS, label="Texts", minimum=1, precision=0, min_width=90, elem_id="lm-demo-n")
+        n_texts = gr.Number(TEXTS, label="Texts", precision=0, min_width=90, elem_id="lm-demo-n")
         sizes = gr.CheckboxGroup(
             SIZE_CHOICES,
             value=[size for _, size in SIZE_CHOICES],

@@ -72,7 +72,6 @@ def _build_page(name: str, page: Page, tab: gr.Tab) -> ExperimentPage:
         gr.HTML(f"<h3>Run it now, small</h3><p class='lm-quiet'>{page.small}</p>")
         with gr.Row(elem_classes="lm-run-settings"):
             source = gr.Dropdown([], label="Text", visible=page.takes_text, min_width=200, scale=2, interactive=True)
-            # No minimum and maximum: Gradio's own check would end the run before the notice can say what is wrong.
             knobs = [
                 gr.Number(
                     knob.value,

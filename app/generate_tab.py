@@ -9,7 +9,7 @@ from app.generating import RunView
 from app.handlers import Studio
 from app.memory_panel import MemoryWiring
 from app.reading import OPENING_PROMPT
-from app.settings import MAX_NEW_TOKENS, Place, Settings
+from app.settings import Place, Settings
 
 FROM_PROMPT, FROM_DOCUMENT = "a prompt", "a place in a loaded document"
 LOG_PROMPT = "The secret number of Cuthbert Mayhew is"
@@ -64,11 +64,13 @@ def build_generate_tab() -> GenerateTab:
         preview = gr.HTML(elem_id="lm-preview")
     start = Settings()
     with gr.Row(elem_classes="lm-settings"):
+        # No number field of the page has limits: Gradio's own check would end a run before the notice can say what is
+        # wrong. The handlers check all of them.
         settings = [
-            gr.Number(start.max_new_tokens, label="Length (tokens)", minimum=1, maximum=MAX_NEW_TOKENS, precision=0),
-            gr.Number(start.temperature, label="Temperature", minimum=0, maximum=5, step=0.1),
-            gr.Number(start.top_p, label="Top-p", minimum=0.01, maximum=1, step=0.05),
-            gr.Number(start.seed, label="Seed", minimum=0, maximum=2**31 - 1, precision=0),
+            gr.Number(start.max_new_tokens, label="Length (tokens)", precision=0),
+            gr.Number(start.temperature, label="Temperature", step=0.1),
+            gr.Number(start.top_p, label="Top-p", step=0.05),
+            gr.Number(start.seed, label="Seed", precision=0),
         ]
     with gr.Row(elem_classes="lm-actions"):
         generate = gr.Button("Generate", variant="primary", elem_id="lm-generate", scale=2, min_width=120)

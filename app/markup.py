@@ -42,7 +42,11 @@ def token_panel(prompt: str, tokens: Iterable[TokenMark], *, panel: str, run: in
     marks = "".join(_token(token, panel) for token in tokens)
     caret = '<span class="lm-caret" aria-hidden="true"></span>' if running else ""
     tail = prompt if len(prompt) <= SHOWN_PROMPT else "…" + prompt[-SHOWN_PROMPT:]
-    label = "Text without memory." if panel == "plain" else "Text with memory. Arrow keys move between tokens."
+    label = {
+        "with": "Text with memory. Arrow keys move between tokens.",
+        "plain": "Text without memory.",
+        "found": "Text that was looked up, not predicted. Arrow keys move between tokens.",
+    }[panel]
     return (
         f'<div class="lm-panel" data-panel="{panel}" data-run="{run}" tabindex="0" role="group" aria-label="{label}">'
         f'<span class="lm-prompt">{escape(tail)}</span>{marks}{caret}</div>'

@@ -7,7 +7,7 @@ import gradio as gr
 
 from app import markup
 from app.handlers import MemoryView, Studio
-from app.settings import CHUNK_SIZES, MAX_CAPACITY, MAX_RETRIEVED, MemorySettings
+from app.settings import CHUNK_SIZES, MemorySettings
 
 FILE_TYPES = [".txt", ".md", ".html", ".htm", ".pdf", ".epub", ".docx"]
 # A click on a document's cross becomes this component's `select` event with the document's id.
@@ -85,7 +85,7 @@ def build_memory_panel(studio: Studio) -> MemoryPanel:
         text = gr.Textbox(label="Text", lines=4, max_lines=8, elem_id="lm-paste-text")
         paste = gr.Button("Read into memory", size="sm", elem_id="lm-paste")
     with gr.Accordion("Project Gutenberg", open=False):
-        book = gr.Number(None, label="Book number", minimum=1, precision=0, elem_id="lm-book")
+        book = gr.Number(None, label="Book number", precision=0, elem_id="lm-book")
         gr.HTML('<p class="lm-quiet">Fetched from www.gutenberg.org, the only address ever asked; needs a network.</p>')
         fetch = gr.Button("Fetch and read", size="sm", elem_id="lm-fetch")
     with gr.Accordion("Save or load memory", open=False):
@@ -122,19 +122,13 @@ def _build_settings(studio: Studio) -> tuple[list, gr.Button]:
     """Components for the fields of MemorySettings, in their order, and the button that applies them."""
     model, layers = MemorySettings.of(studio.model), studio.model.config.memory_layers
     settings = [
-        gr.Number(model.capacity, label="Capacity (tokens)", minimum=64, maximum=MAX_CAPACITY, precision=0),
+        gr.Number(model.capacity, label="Capacity (tokens)", precision=0),
         gr.Dropdown(
             list(CHUNK_SIZES),
             value=model.chunk_size,
             label="Chunk size (tokens; documents are read again)",
         ),
-        gr.Number(
-            model.retrieved_tokens,
-            label="Retrieved tokens (each query)",
-            minimum=1,
-            maximum=MAX_RETRIEVED,
-            precision=0,
-        ),
+        gr.Number(model.retrieved_tokens, label="Retrieved tokens (each query)", precision=0),
         gr.CheckboxGroup([(f"layer {x}", x) for x in layers], value=layers, label="Layers that retrieve"),
     ]
     gr.HTML('<p class="lm-quiet">All but the chunk size take effect at once, from the next run on.</p>')

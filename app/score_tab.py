@@ -7,7 +7,7 @@ import gradio as gr
 from app import markup
 from app.handlers import Studio
 from app.memory_panel import MemoryWiring
-from app.scored import LOOKED_UP, MOST_SCORED, NEXT_PAGE, SCORED, ScoreView
+from app.scored import LOOKED_UP, NEXT_PAGE, SCORED, ScoreView
 from app.settings import Place
 
 BUTTONS = {SCORED: "Score", NEXT_PAGE: "Score the next page", LOOKED_UP: "Look up"}
@@ -48,9 +48,7 @@ def build_score_tab() -> ScoreTab:
             share = gr.Slider(
                 1, 99, value=60, step=0.5, label="Place (% of its text)", min_width=180, elem_id="lm-score-share"
             )
-            length = gr.Number(
-                256, label="Page (tokens)", minimum=2, maximum=MOST_SCORED, precision=0, elem_id="lm-score-length"
-            )
+            length = gr.Number(256, label="Page (tokens)", precision=0, elem_id="lm-score-length")
         preview = gr.HTML(elem_id="lm-score-preview")
     with gr.Row(elem_classes="lm-actions"):
         go = gr.Button(BUTTONS[SCORED], variant="primary", elem_id="lm-score", min_width=140)

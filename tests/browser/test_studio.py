@@ -189,6 +189,9 @@ def test_an_error_stays_until_it_is_dismissed_and_the_page_goes_on(page):
     page.click("#lm-notice [data-dismiss]")
     page.wait_for_selector("#lm-notice .lm-error", state="detached")
     page.fill("#lm-prompt textarea", "The keeper")
+    page.get_by_label("Length (tokens)").fill("0")
+    page.click("#lm-generate")
+    page.wait_for_selector("#lm-notice .lm-error:has-text('Length is 0; it must be from 1 to')")
     generate(page)
 
 
