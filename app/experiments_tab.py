@@ -44,7 +44,7 @@ def build_experiments_tab(tab: gr.Tab, experiments: Experiments, notice: gr.HTML
 
     @gr.render(triggers=[opened.change], queue=False, show_progress="hidden")
     def draw(request: gr.Request) -> None:
-        with gr.Tabs(elem_id="lm-experiments"):
+        with gr.Tabs(elem_id="lm-experiments", overflow_behavior="wrap"):
             for number, (name, page) in enumerate(PAGES.items()):
                 with gr.Tab(page.title, id=name) as page_tab:
                     built = _build_page(name, page, page_tab)

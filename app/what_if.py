@@ -5,7 +5,6 @@ Both ask the model itself: a weight says where it looked, only taking something 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import exp
 
 from app.generating import begin
 from app.session import Run, Session
@@ -119,10 +118,3 @@ def run_ids(model: LongMemForCausalLM, run: Run) -> list[int]:
         *(before or [model.generation_config.bos_token_id] * (run.recipe.kind == "generated")),
         *run.tokens.token_id,
     ]
-
-
-def said_of(changed: Changed, off: str) -> str:
-    """The change of one token in words."""
-    was, now = 100 * exp(changed.logprob), 100 * exp(changed.logprob_off)
-    token = changed.text.strip() or changed.text
-    return f"With {off} off, the probability of «{token}» goes from {was:.1f} % to {now:.1f} %."

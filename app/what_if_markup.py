@@ -6,12 +6,12 @@ from math import exp
 from app import theme
 from app.inspection import percent
 from app.markup import visible
-from app.what_if import Changed, WhatIf, said_of
+from app.what_if import Changed, WhatIf
 
 
 def comparison(found: WhatIf, *, running: bool = False) -> str:
     """A run with something off beside the run as it was: the first change in words, tokens, and what is written."""
-    words = escape(said_of(found.tokens[0], found.off)) if found.tokens else ""
+    words = escape(_said(found.tokens[0], found.off)) if found.tokens else ""
     old = "".join(_token(token, found.off) for token in found.tokens)
     was = f"<section><h4>As it was</h4><p>{old}</p></section>"
     parts = [f'<p class="lm-sentence">{words}</p><div class="lm-whatif-sides">{was}']
@@ -32,3 +32,10 @@ def _token(token: Changed, off: str) -> str:
     title = f"{percent(exp(token.logprob))} as it was · {percent(exp(token.logprob_off))} with {escape(off)} off"
     tint = theme.effect_tint(token.change)
     return f'<span class="lm-token" title="{title}" style="background:{tint}">{visible(token.text)}</span>'
+
+
+def _said(changed: Changed, off: str) -> str:
+    """The change of one token in words."""
+    token = changed.text.strip() or changed.text
+    was, now = percent(exp(changed.logprob)), percent(exp(changed.logprob_off))
+    return f"With {off} off, the probability of «{token}» goes from {was} to {now}."
