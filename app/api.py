@@ -22,6 +22,15 @@ from app.settings import Settings
 from longmem.demonstrations import SENTIMENT_TEMPLATE
 from longmem.errors import LongMemError
 
+class TextList(gr.JSON):
+    """A list of strings that is described to clients as one: MCP tools refuse `gr.JSON`, whose type is anything."""
+
+    is_template = True  # on the page it is its parent
+
+    def api_info(self) -> dict:
+        return {"type": "array", "items": {"type": "string"}, "description": "a list of strings"}
+
+
 TURN = {"concurrency_id": "model", "concurrency_limit": 1}
 
 
@@ -69,7 +78,7 @@ def _add_memory_endpoints(studio: Studio) -> None:
 
     # Components that are never shown: an upload must be checked by gr.File, a plain `str` would be any server path.
     files = gr.File(label="files", file_count="multiple", file_types=FILE_TYPES, visible=False)
-    texts, summary = gr.JSON(label="texts", visible=False), gr.JSON(label="memory", visible=False)
+    texts, summary = TextList(label="texts", visible=False), gr.JSON(label="memory", visible=False)
     memory = gr.Textbox("", label="memory", visible=False)
     gr.Button(visible=False).click(load_documents, [files, texts, memory], summary, api_name="load_documents", **TURN)
     gr.api(clear_memory, api_name="clear_memory")

@@ -44,6 +44,14 @@ def test_exactly_the_documented_endpoints_are_named(client):
     assert set(endpoints) == {f"/{name}" for name in ENDPOINTS}
 
 
+def test_every_parameter_has_a_type_that_a_schema_allows(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    parameters = [p for endpoint in endpoints.values() for p in endpoint["parameters"]]
+    assert len(parameters) > 30
+    untyped = [p["parameter_name"] for p in parameters if not p["type"].get("type") and not p["type"].get("anyOf")]
+    assert untyped == []  # an MCP tool with such a parameter refuses every call
+
+
 def test_a_memory_is_known_by_its_id_to_every_client(client, url):
     summary = client.predict(texts=[STORY], memory="new", api_name="/load_documents")
     other = Client(url, verbose=False)
