@@ -1,6 +1,10 @@
 """What a visitor comes for, from the opened page on, with the model in the box."""
 
+import time
+
 import pytest
+
+from longmem.documents import Document
 
 WITH = '.lm-panel[data-panel="with"]'
 
@@ -108,3 +112,67 @@ def test_a_text_goes_on_and_an_earlier_run_says_that_it_is_one(page):
     open_tab(page, "Generate")
     page.hover(f'#lm-with {WITH} [data-step="1"]')
     page.wait_for_selector("#lm-inspector:has-text('of an earlier run')")
+
+
+def test_layers_heads_and_passages_are_switched_off(page):
+    generate(page)
+    page.locator("#lm-inspector .lm-offs .lm-off", has_text="layer 4 off").click()
+    page.wait_for_selector("#lm-switches:has-text('layer 4')")
+    page.click("#lm-again")
+    page.wait_for_selector("#lm-whatif-result .lm-sentence:has-text('With layer 4 off')")
+    page.wait_for_selector("#lm-whatif-result .lm-caret", state="detached")
+    page.click("#lm-all-on")
+    page.wait_for_selector("#lm-whatif-result .lm-whatif", state="detached")
+    page.get_by_role("tab", name="Grid").click()
+    page.wait_for_function("document.querySelector('#lm-grid .js-plotly-plot')?.lmBound")
+    box = page.locator("#lm-grid .nsewdrag").first.bounding_box()
+    page.mouse.move(box["x"] + 8, box["y"] + box["height"] / 4)
+    page.mouse.move(box["x"] + 12, box["y"] + box["height"] / 4)
+    page.wait_for_selector("#lm-grid .hoverlayer .hovertext")
+    page.mouse.click(box["x"] + 12, box["y"] + box["height"] / 4)
+    head_off = page.locator("#lm-inspector .lm-off", has_text="head ")
+    head_off.first.click()
+    page.wait_for_selector("#lm-switches:has-text('head')")
+    page.locator("#lm-inspector .lm-passage .lm-off >> nth=0").click()
+    page.wait_for_selector("#lm-switches:has-text('chunk')")
+    page.click("#lm-again")
+    page.wait_for_selector("#lm-whatif-result .lm-sentence:has-text('goes from')")
+
+
+def test_another_seed_writes_another_text(page):
+    page.get_by_label("Temperature").fill("1")
+    type_into(page, "#lm-prompt", "In the morning")
+    generate(page)
+    before = written(page)
+    page.click("#lm-regenerate")
+    page.wait_for_selector("#lm-with .lm-panel[data-run='2'] .lm-token")
+    page.wait_for_selector("#lm-run-status .lm-done")
+    assert page.get_by_label("Seed").input_value() == "1"
+    assert written(page) != before
+
+
+def test_reading_is_stopped_and_what_was_read_can_be_used(page, bundled_model):
+    # A model that takes its time: a quick machine must not have read the sample before the click.
+    slow = bundled_model.backbone.register_forward_pre_hook(lambda *_: time.sleep(0.15))
+    try:
+        page.click("#lm-sample input")
+        page.get_by_role("option", name="harbour-log.txt").click()
+        page.click("#lm-read-sample")
+        page.wait_for_selector("#lm-memory-status .lm-progress:has-text('tokens/s')")
+        page.click("#lm-stop-reading")
+        page.wait_for_selector("#lm-memory-status .lm-stopped:has-text('is in memory')")
+    finally:
+        slow.remove()
+    page.wait_for_selector("#lm-documents li:has-text('harbour-log.txt')")
+    generate(page)
+    assert written(page).strip().startswith("4 7 1 1")
+
+
+def test_a_book_is_fetched_by_its_number(page, monkeypatch):
+    book = Document.from_text("A book", "The keeper of the book wrote every word of it by hand. " * 40)
+    monkeypatch.setattr("app.memory_handlers.fetch_book", lambda number: book if number == 1342 else None)
+    page.get_by_text("Project Gutenberg", exact=True).click()
+    page.fill("#lm-book input", "1342")
+    page.click("#lm-fetch")
+    page.wait_for_selector("#lm-documents li:has-text('A book')")
+    page.wait_for_selector("#lm-memory-status .lm-done")
