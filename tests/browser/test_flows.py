@@ -125,6 +125,8 @@ def test_layers_heads_and_passages_are_switched_off(page):
     page.wait_for_selector("#lm-whatif-result .lm-whatif", state="detached")
     page.get_by_role("tab", name="Grid").click()
     page.wait_for_function("document.querySelector('#lm-grid .js-plotly-plot')?.lmBound")
+    page.wait_for_selector("#lm-grid .gtitle:has-text('token')")
+    page.evaluate("document.querySelector('#lm-grid').scrollIntoView({ block: 'center' })")
     box = page.locator("#lm-grid .nsewdrag").first.bounding_box()
     page.mouse.move(box["x"] + 8, box["y"] + box["height"] / 4)
     page.mouse.move(box["x"] + 12, box["y"] + box["height"] / 4)
