@@ -175,6 +175,17 @@ def copy_of(causal_lm: PreTrainedModel) -> PreTrainedModel:
     return copied.eval()
 
 
+def weights_hash(module: nn.Module, beginning: str = "") -> str:
+    """A short hash of samples of all weights, the same in fp32 and bf16."""
+    digest = hashlib.sha256(beginning.encode())
+    for name, weight in sorted(module.state_dict().items()):
+        flat = weight.detach().flatten()
+        sample = flat[:: max(1, flat.numel() // 256)].to("cpu", torch.bfloat16).contiguous().view(torch.uint8)
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def attention_scaling(attention: nn.Module) -> float:
     """The factor on q . k in this attention module."""
     return attention.scaling if hasattr(attention, "scaling") else attention.inv_norm_factor
@@ -330,13 +341,7 @@ class Backbone(nn.Module):
 
     def fingerprint(self) -> str:
         """A short hash of the weights and memory layers, the same in fp32 and bf16: whose keys are in a bank."""
-        digest = hashlib.sha256(str((self.causal_lm.config.model_type, self.memory_layers)).encode())
-        for name, weight in sorted(self.causal_lm.state_dict().items()):
-            flat = weight.detach().flatten()
-            sample = flat[:: max(1, flat.numel() // 256)].to("cpu", torch.bfloat16).contiguous().view(torch.uint8)
-            digest.update(f"{name}{tuple(weight.shape)}".encode())
-            digest.update(sample.numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return weights_hash(self.causal_lm, str((self.causal_lm.config.model_type, self.memory_layers)))
 
     def _see_input(self, index: int) -> Callable:
         def hook(_module: nn.Module, arguments: tuple, options: dict[str, Any]) -> None:

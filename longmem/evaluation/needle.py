@@ -6,7 +6,7 @@ in it: of other facts as many haystacks are made as leave each form once.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -74,21 +74,26 @@ def measure_needle(options: NeedleOptions) -> dict:
     for key in items.each(keys):
         kind, length = keys[key]
         rng = Random(f"{options.seed}-{kind}-{length}")
-        asked = []
+        asked, n_haystacks = [], 0
         while len(asked) < facts:
-            planted = draw_facts(rng, kind, min(facts - len(asked), max(1, length // TOKENS_PER_FACT)))
-            asked += ask_haystack(systems, text_ids[:length], planted)
-        items.add(key, {"kind": kind, "length": length, "facts": asked})
+            most = min(facts - len(asked), max(1, length // TOKENS_PER_FACT))
+            planted = draw_facts(rng, kind, most)
+            chosen = set(rng.sample(range(len(planted)), min(most, len(planted))))
+            asked += ask_haystack(systems, text_ids[:length], planted, chosen)
+            n_haystacks += 1
+        items.add(key, {"kind": kind, "length": length, "haystacks": n_haystacks, "facts": asked})
     return items.finish(**_summary(list(items.found.values()), systems, options.depths))
 
 
 def draw_facts(rng: Random, kind: str, most: int) -> list[Fact]:
-    """The facts of one haystack, with fresh names, in random order: of "distractors" SAME_FORM of each template, of
-    the others one, at most so many in all."""
+    """The facts of one haystack, with fresh names, in random order: one of each template, at most so many in all.
+
+    Of "distractors" SAME_FORM of each template, in whole groups: so many that `most` can be asked for.
+    """
     templates = list(HELD_OUT_TEMPLATES if kind == "held_out" else TRAINING_TEMPLATES)
     rng.shuffle(templates)
     times = SAME_FORM if kind == "distractors" else 1
-    forms = [template for template in templates for _ in range(times)][:most]
+    forms = [template for template in templates[: -(-most // times)] for _ in range(times)]
     names: set[str] = set()
     facts = []
     while len(facts) < len(forms):
@@ -110,12 +115,12 @@ def read_text(systems: Systems, documents: Sequence[Path], length: int) -> list[
     raise LongMemError(f"documents hold {len(ids)} tokens; --lengths asks for {length}.")
 
 
-def ask_haystack(systems: Systems, text_ids: list[int], facts: list[Fact]) -> list[dict]:
-    """Read the text with the facts in it into fresh memories, then ask for each of them."""
+def ask_haystack(systems: Systems, text_ids: list[int], facts: list[Fact], asked: Collection[int]) -> list[dict]:
+    """Read the text with the facts in it into fresh memories, then ask for those of the numbers `asked`."""
     ids, planted = plant(systems, text_ids, facts)
     memories = systems.new_memories(capacity=len(ids) + systems.model.config.chunk_size)
     systems.read(memories, ids, name="haystack")
-    return [ask(systems, memories, place) for place in planted]
+    return [ask(systems, memories, place) for number, place in enumerate(planted) if number in asked]
 
 
 def plant(systems: Systems, text_ids: list[int], facts: list[Fact]) -> tuple[Tensor, list[Planted]]:

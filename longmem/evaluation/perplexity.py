@@ -1,13 +1,15 @@
 """Perplexity of held-out documents.
 
 Protocol of the paper: each document alone, consecutive windows, the bank emptied between documents and filled as
-reading goes on. All systems score the same tokens.
+reading goes on. All systems score the same tokens. Where only every n-th window is scored, the first of them is drawn
+for each document: else the first window, before which nothing can be in memory, would be scored n times too often.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import torch
@@ -44,12 +46,12 @@ def measure_perplexity(options: PerplexityOptions) -> dict:
     systems = Systems(options.model, options.systems, read_overlap=options.read_overlap)
     most = None if options.full else options.max_tokens
     every = 1 if options.full else options.score_every
-    settings = settings_of(options, "documents") | {"max_tokens": most, "score_every": every}
+    settings = settings_of(options, "documents") | {"max_tokens": most, "score_every": every, "first_window": "drawn"}
     items = Items("perplexity", options, systems, settings)
     texts = dict(titled(read_packs(options.documents)))
     for title in items.each(draw(list(texts), options.max_items, options.seed)):
         document = Document.from_text(title, texts[title])
-        items.add(title, measure_document(systems, document, most, every))
+        items.add(title, measure_document(systems, document, most, every, f"{options.seed}-{title}"))
     measured = [item for item in items.found.values() if item["windows"]]
     if not measured:
         raise LongMemError(f"documents hold no text longer than one window ({systems.window} tokens).")
@@ -60,7 +62,7 @@ def measure_perplexity(options: PerplexityOptions) -> dict:
     return items.finish(found, gains=_gains(measured, found, systems), groups=groups, positions=positions)
 
 
-def measure_document(systems: Systems, document: Document, max_tokens: int | None, score_every: int) -> dict:
+def measure_document(systems: Systems, document: Document, max_tokens: int | None, score_every: int, seed: str) -> dict:
     """`windows`: [first token, tokens, characters, sum of negative log-likelihood in nats of each system] each."""
     encoded = document.encode(systems.model.tokenizer)
     ids = encoded.token_ids[:max_tokens]
@@ -68,8 +70,9 @@ def measure_document(systems: Systems, document: Document, max_tokens: int | Non
     memories, window, windows = systems.new_memories(), systems.window, []
     reading = Reading(systems, memories, ids, document.name)
     starts = range(0, len(ids) - 1, window) if len(ids) > window else []
+    first = Random(seed).randrange(max(1, min(score_every, len(starts))))
     for index, start in enumerate(tqdm(starts, desc=document.name[:30], leave=False)):
-        if index % score_every == 0:
+        if index % score_every == first:
             n = min(window, len(ids) - 1 - start)
             losses = window_losses(systems, ids, start, memories)
             characters = int(lengths[start + 1 : start + 1 + n].sum())

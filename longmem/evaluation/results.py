@@ -5,10 +5,11 @@ to numbers with "_low" and "_high", the 95 % interval of a bootstrap over items,
 """
 
 import datetime
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ class Items:
         if self._path is None:
             return
         head = {"evaluation": self.evaluation, "settings": self.settings, "model": self.systems.description()}
-        head = json.loads(json.dumps(head | {"systems": self.systems.names}))
+        head = json.loads(json.dumps(head | {"systems": self.systems.names, "files": _files(self.options)}))
         lines = _whole_lines(self._path) if self.options.resume else []
         if lines:
             if lines[0] != head:
@@ -120,6 +121,18 @@ class Items:
             self.found = dict(lines[1:])
         text = "".join(json.dumps(line) + "\n" for line in [head, *lines[1:]])
         self._path.write_text(text, encoding="utf-8")
+
+
+def _files(options: Options) -> dict[str, str]:
+    """What was in the files that a run is of, as hashes by their names."""
+    given = [getattr(options, field.name) for field in fields(options) if field.name not in ("json", "model")]
+    paths = [path for value in given for path in (value if isinstance(value, tuple) else (value,))]
+    found = {}
+    for path in paths:
+        if isinstance(path, Path) and path.is_file():
+            with path.open("rb") as file:
+                found[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _whole_lines(path: Path) -> list:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
-from longmem.backbone import copy_of
+from longmem.backbone import copy_of, weights_hash
 from longmem.cache import repeated
 from longmem.documents import segments
 from longmem.errors import BankMismatchError, LongMemError
@@ -100,10 +100,16 @@ class Systems:
         return [name for name in ("empty_bank", "sidenet_only") if name in self.names]
 
     def description(self) -> dict:
-        """What a result says of the model."""
+        """What a result says of the models: `fingerprint` is the backbone's, the others are of what was trained."""
         config = self.model.config
+        trained = {"sidenet": self.model.sidenet}
+        if self.sidenet_only is not None:
+            trained["sidenet_only"] = self.sidenet_only.sidenet
+        if self.memtrm is not None:
+            trained["memtrm"] = self.memtrm
         return {
             "fingerprint": self.model.fingerprint,
+            **{name: weights_hash(module) for name, module in trained.items()},
             "window": config.window,
             "memory": {name: getattr(config, name) for name in MEMORY_SETTINGS},
         }
