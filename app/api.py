@@ -22,15 +22,6 @@ from app.settings import Settings
 from longmem.demonstrations import SENTIMENT_TEMPLATE
 from longmem.errors import LongMemError
 
-class TextList(gr.JSON):
-    """A list of strings that is described to clients as one: MCP tools refuse `gr.JSON`, whose type is anything."""
-
-    is_template = True  # on the page it is its parent
-
-    def api_info(self) -> dict:
-        return {"type": "array", "items": {"type": "string"}, "description": "a list of strings"}
-
-
 TURN = {"concurrency_id": "model", "concurrency_limit": 1}
 
 
@@ -78,7 +69,9 @@ def _add_memory_endpoints(studio: Studio) -> None:
 
     # Components that are never shown: an upload must be checked by gr.File, a plain `str` would be any server path.
     files = gr.File(label="files", file_count="multiple", file_types=FILE_TYPES, visible=False)
-    texts, summary = TextList(label="texts", visible=False), gr.JSON(label="memory", visible=False)
+    texts, summary = gr.JSON(label="texts", visible=False), gr.JSON(label="memory", visible=False)
+    # MCP tools refuse the type of gr.JSON, which is anything.
+    texts.api_info = lambda: {"type": "array", "items": {"type": "string"}, "description": "a list of strings"}
     memory = gr.Textbox("", label="memory", visible=False)
     gr.Button(visible=False).click(load_documents, [files, texts, memory], summary, api_name="load_documents", **TURN)
     gr.api(clear_memory, api_name="clear_memory")
@@ -251,7 +244,7 @@ def _add_file_endpoints(studio: Studio, downloads: Downloads) -> None:
             with_states: keys and values too; otherwise the texts are read again when the file is loaded.
             memory: "" for this client's own, or the id of one.
         """
-        return made(studio.key_of(request.session_hash, memory), MEMORY, bool(with_states))
+        return made(request, memory, MEMORY, bool(with_states))
 
     def load_memory(file: str, memory: str = "", request: gr.Request = None) -> dict:
         """Load a memory that was saved; returns what is in memory then.
@@ -262,6 +255,7 @@ def _add_file_endpoints(studio: Studio, downloads: Downloads) -> None:
         """
         with _errors_for_clients():
             key = studio.key_of(request.session_hash, memory)
+            studio.prepare_reading(key)
             for view in load_bundle(studio, key, Path(_given(file))):
                 problem = view.memory.notice
             if problem:
@@ -275,10 +269,11 @@ def _add_file_endpoints(studio: Studio, downloads: Downloads) -> None:
             format: csv, csv-zip, parquet, json, or report (HTML).
             memory: "" for this client's own, or the id of one.
         """
-        return made(studio.key_of(request.session_hash, memory), format, False)
+        return made(request, memory, format, False)
 
-    def made(key: str, kind: str, with_states: bool) -> str:
+    def made(request: gr.Request, memory: str, kind: str, with_states: bool) -> str:
         with _errors_for_clients():
+            key = studio.key_of(request.session_hash, memory)
             if kind not in KINDS:
                 raise LongMemError(f"format is {str(kind)[:40]!r}; it must be one of {', '.join(KINDS)}.")
             return str(make_file(studio, downloads, studio.store.get(key), kind, with_states))

@@ -1,8 +1,9 @@
 """What the API does: dictionaries out; errors are raised as LongMemError."""
 
+import threading
 from collections.abc import Iterator, Sequence
 
-from app.generating import begin, check_prompt, keep
+from app.generating import MAX_PROMPT, begin, check_prompt, keep
 from app.memory_handlers import MemoryHandlers, pasted
 from app.scored import shortened
 from app.session import Recipe
@@ -26,7 +27,7 @@ class ApiHandlers(MemoryHandlers):
         documents = [Document.from_file(path) for path in paths]
         documents += [pasted(f"text-{i}", text) for i, text in enumerate(texts, start=1)]
         with alone(self.store.get(key)) as session:
-            session.stop_reading.clear()
+            session.stop_reading = threading.Event()
             for _ in self.read_all(session, documents):
                 pass
             return summary(session.bank, key)
@@ -39,19 +40,19 @@ class ApiHandlers(MemoryHandlers):
         check_prompt(prompt)
         check_ranks(trace_ranks)
         with alone(self.store.get(key)) as session:
-            session.stop_generating.clear()
+            stop = session.stop_generating = threading.Event()
             bank, silence = session.bank if use_memory else None, self.silent_layers(session)
             writing = begin(self.model_of(session), prompt, chosen, bank, silence=silence)
             tokens = []
             try:
-                for (token,) in write([writing], session.stop_generating):
+                for (token,) in write([writing], stop):
                     tokens.append(token)
                     yield result(tokens)
             finally:
                 tokens += writing.end()
             whole = writing.generation.trace
             if use_memory and tokens:
-                recipe = Recipe("generated", prompt, None, chosen, session.bank.version, tuple(silence))
+                recipe = Recipe("generated", prompt, None, chosen, session.memory_version, tuple(silence))
                 keep(session, recipe, whole, writing.generation.running.text)
             trace = rows_of(whole, trace_ranks)
             yield {**result(tokens), "memory": summary(session.bank, key), "trace": trace}
@@ -69,12 +70,13 @@ class ApiHandlers(MemoryHandlers):
         """API: what memory does to every token of a text: `tokens, logprob, logprob_empty, effect` (nats), `trace`."""
         check_ranks(trace_ranks)
         check_prompt(text)
+        check_context(context)
         with alone(self.store.get(key)) as session:
             text = shortened(self.model, text)
             options = {"memory": session.bank, "silence": self.silent_layers(session)}
             trace = score(self.model_of(session), text, context=context, **options)
             prompt = context or text[: len(text) - len("".join(trace.tokens))]
-            recipe = Recipe("scored", prompt, None, None, session.bank.version, tuple(options["silence"]))
+            recipe = Recipe("scored", prompt, None, None, session.memory_version, tuple(options["silence"]))
             keep(session, recipe, trace, context + text)
         numbers = {"logprob": trace.logprobs, "logprob_empty": trace.logprobs_empty, "effect": trace.effects}
         rounded = {name: [round(x, 6) for x in values] for name, values in numbers.items()}
@@ -86,6 +88,7 @@ class ApiHandlers(MemoryHandlers):
         off: any of chunks, documents, layers (ids or numbers) and heads ([layer, head]).
         """
         check_prompt(text)
+        check_context(context)
         if not isinstance(off, dict):
             raise LongMemError("off must be an object such as {'layers': [4]}.")
         switches = Switches()
@@ -110,6 +113,12 @@ class ApiHandlers(MemoryHandlers):
         """API: `memory`, `documents` (id, name, tokens, chunks), `tokens`, `chunks`, `capacity`, `bytes`, `device`."""
         with alone(self.store.get(key)) as session:
             return summary(session.bank, key)
+
+
+def check_context(context: str) -> None:
+    """Errors: LongMemError where the text before is too long."""
+    if len(context) > MAX_PROMPT:
+        raise LongMemError(f"The context has {len(context):,} characters; at most {MAX_PROMPT:,} are allowed.")
 
 
 def result(tokens: list[GeneratedToken]) -> dict:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from app import inspection, markup
 from app.exporting import file_name
+from app.generating import next_run
 from app.handlers import MemoryView, Studio, alone, said
 from app.markup import TokenMark
 from app.run_records import from_record, to_record
@@ -95,13 +96,14 @@ def load_bundle(studio: Studio, key: str, path: Path) -> Iterator[LoadView]:
     session = studio.store.get(key)
     loaded, status, notice = None, "", ""
     try:
+        stop = session.stop_reading
         with alone(session):
             archive, run, settings = read_bundle(path, studio.model)
             view = studio.memory_view(session)  # nobody looks at a bank while a thread fills it
             for progress in _take_memory(studio, session, archive, settings):
                 yield LoadView(replace(view, status=progress, busy=True))
-            loaded = LoadView(None) if run is None else _take_run(session, run)
-            status = _how(archive, studio.model, stopped=session.stop_reading.is_set())
+            loaded = _leave_run(session) if run is None else _take_run(session, run)
+            status = _how(archive, studio.model, stopped=stop.is_set())
     except Exception as error:
         notice = said(error)
     memory = studio.memory_view(session, status=status, notice=notice)
@@ -123,11 +125,11 @@ def _take_memory(studio: Studio, session: Session, archive: MemoryArchive, setti
     """The archive's memory becomes the session's; gives the HTML of the progress where documents are read again."""
     if archive.bank is not None:
         studio.store.reserve(session, archive.bank.nbytes)
-        session.bank, session.settings = archive.bank, settings
+        session.bank, session.settings = archive.bank, studio.own_settings(settings)
         studio.store.settle(session)
         return
     documents = [Document.from_text(saved.name, saved.text) for saved in archive.documents]
-    session.settings = settings
+    session.settings = studio.own_settings(settings)
     session.bank = studio.model_of(session).new_bank(capacity=archive.capacity)
     following = 0
     for document, wanted in zip(documents, _ids(archive), strict=True):
@@ -146,10 +148,18 @@ def _ids(archive: MemoryArchive) -> list[int]:
     return list(range(n))
 
 
+def _leave_run(session: Session) -> LoadView:
+    """The session's run stays, but it was made on another memory, whatever that counts."""
+    if session.run is not None:
+        session.run = replace(session.run, recipe=replace(session.run.recipe, version=(0, 0, 0, 0)))
+    return LoadView(None)
+
+
 def _take_run(session: Session, run: Run) -> LoadView:
     """The run becomes the session's; what the page shows of it, still without the memory panel."""
+    run = replace(run, number=next_run(session))
     payload = inspection.describe(run)
-    session.run, session.chosen = run, (payload["focus"], payload["layer"])
+    session.run, session.chosen, session.head = run, (payload["focus"], payload["layer"]), None
     written = run.recipe.kind == "generated"
     prompt = run.recipe.prompt if written and run.recipe.before is None else None
     return LoadView(

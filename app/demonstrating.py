@@ -5,6 +5,7 @@ Those that work for long are generators of views, and errors that a person can m
 three serve the API: they return dictionaries and raise LongMemError instead.
 """
 
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -160,7 +161,7 @@ def _classified(
     task = Task(shown.labels, shown.template, tuple(window))
     found = classification.classify(studio.model_of(session), text, task, session.bank)
     prompt = "".join(shown.template.render(demonstration) for demonstration in window[: found.in_window])
-    recipe = Recipe("scored", prompt, version=session.bank.version)
+    recipe = Recipe("scored", prompt, version=session.memory_version)
     payload = keep(session, recipe, found.trace, "")
     point_at(session, payload, found.label_step)
     trace = found.trace
@@ -250,13 +251,13 @@ def evaluate(
     A stop keeps what there is.
     """
     session = studio.store.get(key)
-    result = None
+    stop, result = session.stop_generating, None
     try:
         with alone(session):
             for step in _measured(studio, session, document, test, n_texts, in_window, sizes):
                 result = step.result or result
                 yield EvaluationView(step.progress, result=step.result, busy=True)
-        if not session.stop_generating.is_set():
+        if not stop.is_set():
             status = markup.note(f"Done: {result['texts']} texts", "done")
         elif result:
             status = markup.note("Stopped: what was measured until then stays.", "stopped")
@@ -293,7 +294,7 @@ def _measured(
 
     try:
         options = {"in_window": window, "sizes": sizes, "stop": session.stop_generating, "reserve": reserve}
-        yield from measure(studio.model, shown, tests, **options)
+        yield from measure(studio.model_of(session), shown, tests, **options)
     finally:
         studio.store.settle(session)
 
@@ -334,7 +335,7 @@ def load_demonstrations(
     """
     shown = Source(path, text_column, label_column, template, skip_wrong).load()
     with alone(studio.store.get(key)) as session:
-        session.stop_reading.clear()
+        session.stop_reading = threading.Event()
         for _ in studio.read_all(session, [shown.document]):
             pass
         remember_set(session, shown)
@@ -394,7 +395,7 @@ def evaluate_demonstrations(
     """
     result = None
     with alone(studio.store.get(key)) as session:
-        session.stop_generating.clear()
+        session.stop_generating = threading.Event()
         test = Source(path, text_column, label_column, "{text} {label}")
         for step in _measured(studio, session, document, test, n_texts, in_window, sizes):
             result = step.result or result

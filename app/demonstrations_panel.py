@@ -197,7 +197,7 @@ def _build_evaluate() -> EvaluatePart:
         stop = gr.Button("Stop", elem_id="lm-demo-stop", interactive=False, min_width=80)
     status = gr.HTML(elem_id="lm-demo-evaluate-status")
     words = gr.HTML(elem_id="lm-demo-words")
-    chart = {"show_label": False, "elem_classes": "lm-chart", "visible": False}
+    chart = {"show_label": False, "elem_classes": "lm-chart", "visible": False, "buttons": ["fullscreen"]}
     accuracy = gr.Plot(elem_id="lm-demo-accuracy", **chart)
     confusion = gr.Plot(elem_id="lm-demo-confusion", **chart)
     table = gr.HTML(elem_id="lm-demo-table")

@@ -144,11 +144,11 @@ class Experiments:
         try:
             with alone(session):
                 texts, source = self._texts(session, page, wishes.source)
-                job = Job(self.studio.model, texts, numbers(PAGES[page], wishes.numbers), *wishes.files)
-                for last in experiment_runs.run(page, job, stop):
-                    if last.result is not None:
-                        session.measured[page] = last.result | {"source": source}
-                    yield self._running(key, page, last)
+            job = Job(self.studio.model, texts, numbers(PAGES[page], wishes.numbers), *wishes.files)
+            for last in experiment_runs.run(page, job, stop):
+                if last.result is not None:
+                    session.measured[page] = last.result | {"source": source}
+                yield self._running(key, page, last)
             status = markup.note(*_ended(session.measured[page], last))
             yield RunView(status, page=self.show(key, page, OWN_RUN))
         except Stopped:

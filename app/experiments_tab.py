@@ -94,7 +94,8 @@ def _build_page(name: str, page: Page, tab: gr.Tab) -> ExperimentPage:
         for chart in page.charts:
             with gr.Column(min_width=300, elem_classes="lm-figure"):
                 chart_id = f"lm-{name}-{chart.name}"
-                plots.append(gr.Plot(show_label=False, elem_id=chart_id, elem_classes="lm-chart"))
+                look = {"show_label": False, "elem_classes": "lm-chart", "buttons": ["fullscreen"]}
+                plots.append(gr.Plot(elem_id=chart_id, **look))
                 tables.append(gr.HTML(elem_id=f"{chart_id}-table", elem_classes="lm-data"))
     return ExperimentPage(tab, chosen, said, plots, tables, source, knobs, files, run, stop, status)
 

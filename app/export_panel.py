@@ -150,7 +150,7 @@ def _wire_loading(
     def shown(view: LoadView) -> tuple:
         settings = [getattr(view.settings, name, None) for name in SETTINGS.values()]
         loaded = (view.with_memory, view.plain, view.payload, view.prompt, *settings)
-        return *memory.shown(view.memory), *(gr.skip() if x is None else x for x in loaded)
+        return *memory.shown(view.memory, fill=True), *(gr.skip() if x is None else x for x in loaded)
 
     def load(path: str, request: gr.Request):
         for view in load_bundle(studio, request.session_hash, Path(path)):

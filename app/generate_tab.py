@@ -139,8 +139,8 @@ def wire_generate_tab(
         for view in studio.go_on(request.session_hash, more, settings, keep=keep):
             yield (*shown(view), gr.skip() if view.busy or view.notice else "")
 
-    def show_memory(request: gr.Request) -> tuple:
-        return memory.shown(studio.look(request.session_hash))
+    def show_memory(request: gr.Request, *chosen: int | None) -> tuple:
+        return memory.shown(studio.look(request.session_hash), *chosen)
 
     def stop(request: gr.Request) -> tuple:
         studio.stop_generating(request.session_hash)
@@ -167,5 +167,5 @@ def wire_generate_tab(
     further = gr.on([tab.go_on.click, tab.more.submit], **waiting).then(
         go_on, [tab.more, tab.keep, *tab.settings], [*outputs, tab.more], **turn
     )
-    further.then(show_memory, None, memory.outputs, queue=False, **private)
+    further.then(show_memory, memory.choices, memory.outputs, queue=False, **private)
     return [ready.then(run, inputs, outputs, **turn), another.then(run, inputs, outputs, **turn), further]

@@ -97,13 +97,14 @@ def generate_pair(
     session.generation = None
     pair = Pair(prompt, settings.max_new_tokens, next_run(session))
     yield pair.view()
+    stop = session.stop_generating
     remembered = begin(model, prompt, settings, session.bank, before, silence=silence)
     plain = begin(model, prompt, settings, None)
     try:
-        for tokens in write([remembered, plain], session.stop_generating):
+        for tokens in write([remembered, plain], stop):
             pair.add(*tokens)
             yield pair.view()
-        ended = "stopped" if session.stop_generating.is_set() else "done"
+        ended = "stopped" if stop.is_set() else "done"
         yield pair.view(ended)  # the text stands before its threads have ended and its trace is put together
     except Exception:
         yield pair.view("failed")
@@ -113,7 +114,7 @@ def generate_pair(
         plain.end()
     if pair.remembered:
         session.generation = remembered.generation
-        recipe = Recipe("generated", prompt, before, settings, session.bank.version, tuple(silence))
+        recipe = Recipe("generated", prompt, before, settings, session.memory_version, tuple(silence))
         payload = keep(session, recipe, remembered.generation.trace, remembered.generation.running.text)
         yield pair.view(ended, payload)
 

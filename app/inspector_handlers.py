@@ -1,7 +1,8 @@
 """What the inspector does: the chosen token, charts, what-ifs. Plain values in and out, no components."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -70,7 +71,7 @@ class InspectorHandlers(StudioBase):
 
     def _scores(self, session: Session, run: Run, step: int, layer: int) -> Figure:
         """Scores of what was retrieved and of all else: asked of the model again, so memory must be as it was."""
-        if session.bank.version != run.recipe.version:
+        if session.memory_version != run.recipe.version:
             return charts.empty_figure("Memory has changed since this run: make it again to see all scores.")
         model, head = self.model_of(session), session.head
         ids = what_if.run_ids(model, run)
@@ -89,9 +90,14 @@ class InspectorHandlers(StudioBase):
 
     # What if -----------------------------------------------------------------------------------------------------
 
-    def toggle(self, key: str, kind: str, values: Iterable) -> WhatIfView:
-        """Switch chunks, documents, layers or heads off, or on again."""
+    def toggle(self, key: str, kind: str, values: Iterable, chosen: dict | None = None) -> WhatIfView:
+        """Switch chunks, documents, layers or heads off, or on again.
+
+        chosen: step, layer and head that the page showed then; without it those that it told last.
+        """
         session = self.store.get(key)
+        if chosen:
+            self.choose(key, chosen.get("step"), chosen.get("layer"), chosen.get("head"))
         try:
             what_if.check_unchanged(session, session.run)
             session.switches = session.switches.toggled(kind, values)
@@ -100,42 +106,51 @@ class InspectorHandlers(StudioBase):
         return WhatIfView(self.switch_bar(session), None)
 
     def all_on(self, key: str) -> WhatIfView:
-        """Switch everything on again."""
+        """Switch everything on again; a run without it ends."""
         session = self.store.get(key)
         session.switches = Switches()
+        if session.runs_again:
+            session.stop_generating.set()
         return WhatIfView(self.switch_bar(session), "")
 
     def switch_bar(self, session: Session) -> str:
         """HTML of what is off."""
-        return markup.switch_bar(session.switches.words(), session.chosen[0])
+        return markup.switch_bar(session.switches.words(), session.chosen[0], session.switches.values())
 
     def run_again(self, key: str) -> Iterator[WhatIfView]:
         """The run from the chosen token on without what is off: other probabilities and, if it wrote, other text."""
         session = self.store.get(key)
-        bar, view = self.switch_bar(session), None
+        found = None
         try:
             with alone(session):
                 run = what_if.check_unchanged(session, session.run)
                 if not session.switches:
                     raise LongMemError("Nothing is switched off: use “off” beside a passage, a layer or a head first.")
-                session.stop_generating.clear()
+                stop = session.stop_generating = threading.Event()
+                session.runs_again = True
                 step = session.chosen[0] or 0
                 for found in what_if.again(self.model_of(session), session, run, session.switches, step):
-                    view = WhatIfView(bar, what_if_markup.comparison(found, running=True), busy=True)
-                    yield view
-                yield WhatIfView(bar, what_if_markup.comparison(found))
+                    result = None if stop.is_set() else what_if_markup.comparison(found, running=True)
+                    yield WhatIfView(self.switch_bar(session), result, busy=True)
+            yield WhatIfView(self.switch_bar(session), "" if stop.is_set() else what_if_markup.comparison(found))
         except Exception as error:
-            yield replace(view or WhatIfView(bar, None), notice=said(error), busy=False)
+            result = "" if found is None else what_if_markup.comparison(found, running=True, ended="It failed here.")
+            yield WhatIfView(self.switch_bar(session), result, notice=said(error))
+        finally:
+            session.runs_again = False
 
     def measure(self, key: str) -> dict | None:
         """What each passage shown for the chosen token was worth: `run, step, effects`, in nats, in their order.
 
-        `effects` maps a layer to a list. None where it cannot be measured: the page then shows no number.
+        `effects` maps a layer to a list, with None for passages of the run's own text. None where it cannot be
+        measured: the page then shows no number.
         """
         session = self.store.get(key)
         run, (step, _) = session.run, session.chosen
 
-        def worth(passage: dict) -> float:
+        def worth(passage: dict) -> float | None:
+            if passage["document"] < 0:  # the run's own text: it is in no bank, so nothing can be taken away
+                return None
             with session.lock.aside() as has_turn:
                 if not has_turn or session.chosen[0] != step:
                     raise LongMemError("Something else is being done just now.")

@@ -123,12 +123,14 @@ def wire_inspector_panel(
         return studio.measure(request.session_hash)
 
     panel.details.click(show_chunk, None, [panel.source.view, panel.charts], **latest)
+    # In a queue of its own: what is measured gives way to the model's turns by the session's lock.
+    measuring = {**model_turn, "concurrency_id": "measure"}
     panel.details.select(choose, panel.scope, [*drawn, panel.bar, panel.source.view], **latest).then(
-        measure, None, panel.measured, **model_turn
+        measure, None, panel.measured, **measuring
     )
     panel.scope.change(draw_all, panel.scope, drawn, **latest)
     for run_ended in run_ends:
-        run_ended.then(draw_all, panel.scope, drawn, **private).then(measure, None, panel.measured, **model_turn)
+        run_ended.then(draw_all, panel.scope, drawn, **private).then(measure, None, panel.measured, **measuring)
         run_ended.then(draw_source, None, panel.source.view, **private)
     demo.load(draw_all, panel.scope, drawn, **private)
     for name in FOLLOWING:  # those that were out of sight when a token was chosen
@@ -156,10 +158,13 @@ def _wire_what_if(
         return view.bar, result, view.notice, gr.update(interactive=not view.busy)
 
     def toggle(event: gr.EventData, request: gr.Request) -> tuple:
-        return shown(studio.toggle(request.session_hash, event.kind, event.values))
+        return shown(studio.toggle(request.session_hash, event.kind, event.values, event.chosen))
 
     def all_on(request: gr.Request) -> tuple:
         return shown(studio.all_on(request.session_hash))
+
+    def prepare() -> tuple:
+        return markup.note("Running again…"), gr.update(interactive=False)
 
     def again(request: gr.Request):
         for view in studio.run_again(request.session_hash):
@@ -167,7 +172,8 @@ def _wire_what_if(
 
     panel.details.apply(toggle, None, outputs, **private)
     panel.all_on.click(all_on, None, outputs, **private)
-    panel.again.click(again, None, outputs, **model_turn)
+    waiting = panel.again.click(prepare, None, [panel.result, panel.again], **private)
+    waiting.then(again, None, outputs, **model_turn)
 
     def reset(request: gr.Request) -> tuple:
         view = studio.all_on(request.session_hash)

@@ -1,5 +1,6 @@
 """Pieces of HTML for the page. Every string from a document, a prompt, a file name or the model is escaped here."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
@@ -83,15 +84,16 @@ def effect_legend(parting: bool = True) -> str:
     )
 
 
-def switch_bar(off: str, step: int | None) -> str:
-    """What is switched off, or how to switch something off."""
+def switch_bar(off: str, step: int | None, values: dict[str, list] | None = None) -> str:
+    """What is switched off, or how to switch something off; `values` by kind mark the buttons of the page."""
     if not off:
         return (
             '<p class="lm-quiet">What if? Press “off” beside a passage, a layer or a document, then run again: '
             "you see what it was really worth.</p>"
         )
     place = "" if step is None else f" · runs again from token {step}"
-    return f'<p class="lm-switches"><b>Off: {escape(off)}</b>{place}</p>'
+    marked = escape(json.dumps(values or {}), quote=True)
+    return f'<p class="lm-switches" data-off="{marked}"><b>Off: {escape(off)}</b>{place}</p>'
 
 
 def visible(text: str) -> str:

@@ -4,6 +4,7 @@ Handlers that work for long are generators of views; each view holds everything 
 person can mend becomes the view's `notice`; session and bank live on.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -85,15 +86,22 @@ class MemoryHandlers(StudioBase):
             if place is None or place.document not in session.bank.documents:
                 raise LongMemError("Choose a document that is in memory: it will be changed and read again.")
             record = session.bank.documents[place.document]
-            text = Change(place, put, find).apply(record.text)
+            changed = Document(record.name, Change(place, put, find).apply(record.text))
+            if session.stop_reading.is_set():
+                raise LongMemError(f"Stopped before anything was changed: {record.name} is as it was.")
+            n_tokens = len(changed.encode(self.model.tokenizer).token_ids)
+            self.store.reserve(session, session.bank.nbytes_with(n_tokens, changed.text))  # or nothing is forgotten
             self.model.forget(session.bank, place.document)
-            return [Document(record.name, text)]
+            return [changed]
 
         yield from self.read_documents(key, make)
 
     def prepare_reading(self, key: str) -> None:
-        """Forget an earlier stop before the reading waits for its turn: a stop while it waits then still counts."""
-        self.store.get(key).stop_reading.clear()
+        """A stop of its own before the reading waits for its turn: pressed while it waits it then still counts.
+
+        What runs already keeps the one that it began with.
+        """
+        self.store.get(key).stop_reading = threading.Event()
 
     def stop_reading(self, key: str) -> None:
         """End the reading after the segment that it is at."""
@@ -145,11 +153,11 @@ class MemoryHandlers(StudioBase):
             self.store.reserve(session, bank.nbytes)
             bank.resize(wanted.capacity)
             self.store.settle(session)
-        session.settings = wanted
+        session.settings = self.own_settings(wanted)
 
     def _read_again(self, session: Session, wanted: MemorySettings) -> Iterator[str]:
         """All documents into a new bank, which takes the place of the old one once it is whole."""
-        session.stop_reading.clear()
+        stop = session.stop_reading
         model = self.model.with_retrieval(chunk_size=wanted.chunk_size, retrieved_tokens=wanted.retrieved_tokens)
         fresh = model.new_bank(capacity=wanted.capacity)
         records = list(session.bank.documents.values())
@@ -158,21 +166,22 @@ class MemoryHandlers(StudioBase):
             n_tokens = len(document.encode(model.tokenizer).token_ids)
             self.store.reserve(session, session.bank.nbytes + fresh.nbytes_with(n_tokens, record.text))
             try:
-                for progress in read(model, document, fresh, session.stop_reading):
+                for progress in read(model, document, fresh, stop):
                     title = f"Reading {record.name} again ({number} of {len(records)})"
                     yield markup.progress(title, progress.done, progress.total, progress.seconds)
             finally:
                 self.store.settle(session)
-            if session.stop_reading.is_set():
+            if stop.is_set():
                 return
         sets = {shown.document.text: shown for shown in session.demonstrations.values()}
         session.demonstrations = {i: sets[r.text] for i, r in fresh.documents.items() if r.text in sets}
-        session.bank, session.settings = fresh, wanted
+        session.bank, session.settings = fresh, self.own_settings(wanted)
 
     def read_documents(self, key: str, make: Callable[[], list[Document]]) -> Iterator[MemoryView]:
         """Make documents and read them, with progress; a stop or an error keeps what was read until then."""
         session = self.store.get(key)
         status, notice = "", news(session)
+        stop = session.stop_reading
         try:
             with alone(session):
                 documents = make()
@@ -180,7 +189,7 @@ class MemoryHandlers(StudioBase):
                 for progress in self.read_all(session, documents):
                     yield replace(view, status=progress, busy=True)
                 names = ", ".join(document.name for document in documents) or "nothing"
-                if session.stop_reading.is_set():
+                if stop.is_set():
                     status = markup.note(f"Stopped: what was read of {names} until then is in memory.", "stopped")
                 else:
                     status = markup.note(f"Read: {names}.", "done")
@@ -190,14 +199,15 @@ class MemoryHandlers(StudioBase):
 
     def read_all(self, session: Session, documents: Sequence[Document]) -> Iterator[str]:
         """Read into the session's bank; gives the HTML of the progress."""
+        stop = session.stop_reading
         for number, document in enumerate(documents, start=1):
-            if session.stop_reading.is_set():
+            if stop.is_set():
                 return
             n_tokens = len(document.encode(self.model.tokenizer).token_ids)
             self.store.reserve(session, session.bank.nbytes_with(n_tokens, document.text))
             title = f"Reading {document.name}" + (f" ({number} of {len(documents)})" if len(documents) > 1 else "")
             try:
-                for progress in read(self.model_of(session), document, session.bank, session.stop_reading):
+                for progress in read(self.model_of(session), document, session.bank, stop):
                     yield markup.progress(title, progress.done, progress.total, progress.seconds)
             finally:
                 self.store.settle(session)
@@ -209,7 +219,7 @@ class MemoryHandlers(StudioBase):
             with alone(session):
                 change(session.bank)
         except Exception as error:
-            return self.memory_view(session, notice=said(error))
+            return self.memory_view(session, notice=said(error), busy=session.is_busy)
         return self.memory_view(session, notice=news(session))
 
     def document_choices(self, key: str) -> list[tuple[str, int]]:

@@ -51,7 +51,8 @@ class MemoryWiring:
     """
 
     outputs: list
-    shown: Callable[[MemoryView], tuple]
+    choices: Sequence[gr.Dropdown]
+    shown: Callable[..., tuple]
     prepare: Callable
     offer: Callable
     ready: dict
@@ -143,17 +144,23 @@ def wire_memory_panel(
     private = {"api_visibility": "private", "show_progress": "hidden"}
     queued = {**private, "concurrency_id": "model", "concurrency_limit": 1, "show_progress_on": panel.status}
 
-    def shown(view: MemoryView) -> tuple:
-        stop = gr.update(visible=view.busy)
-        newest = view.choices[-1][1] if view.choices else None
-        choice = gr.skip() if view.busy else gr.update(choices=view.choices, value=newest)
+    def shown(view: MemoryView, *chosen: int | None, fill: bool = False) -> tuple:
+        """Values of `outputs`. chosen: what the dropdowns have, to be kept; without it they take the newest document.
+
+        fill: the fields of the settings say what is in force; otherwise they keep what a visitor has typed.
+        """
+        ids = [document for _, document in view.choices]
+        kept = [x if x in ids else max(ids, default=None) for x in chosen or [None] * len(documents_choices)]
+        choices = [gr.skip() if view.busy else gr.update(choices=view.choices, value=value) for value in kept]
         settings = {**asdict(view.settings), "layers": list(view.settings.layers)}  # Gradio takes a tuple for one value
-        values = [gr.skip() if view.busy else value for value in settings.values()]
-        return view.documents, view.gauge, view.status, view.notice, stop, *[choice] * len(documents_choices), *values
+        values = [value if fill and not view.busy else gr.skip() for value in settings.values()]
+        return view.documents, view.gauge, view.status, view.notice, gr.update(visible=view.busy), *choices, *values
 
     def open_page(request: gr.Request):
         for view in studio.open(request.session_hash):
-            yield shown(view)
+            values = list(shown(view, fill=True))
+            values[outputs.index(panel.stop)] = gr.update(visible=False)  # the sample is read for all: nobody stops it
+            yield tuple(values)
 
     def prepare(request: gr.Request):
         studio.prepare_reading(request.session_hash)
@@ -175,10 +182,10 @@ def wire_memory_panel(
         for view in studio.read_book(request.session_hash, number):
             yield shown(view)
 
-    def set_memory(capacity, chunk_size, retrieved_tokens, layers, request: gr.Request):
+    def set_memory(request: gr.Request, capacity, chunk_size, retrieved_tokens, layers, *chosen: int | None):
         values = {"capacity": capacity, "chunk_size": chunk_size, "retrieved_tokens": retrieved_tokens}
         for view in studio.set_memory(request.session_hash, {**values, "layers": tuple(sorted(layers or ()))}):
-            yield shown(view)
+            yield shown(view, *chosen)
 
     def offer(chosen: int | None, request: gr.Request) -> dict:
         choices = studio.document_choices(request.session_hash)
@@ -189,8 +196,8 @@ def wire_memory_panel(
         studio.stop_reading(request.session_hash)
         return markup.note("Stopping after this segment…")
 
-    def remove(event: gr.EventData, request: gr.Request) -> tuple:
-        return shown(studio.remove(request.session_hash, int(event.document)))
+    def remove(event: gr.EventData, request: gr.Request, *chosen: int | None) -> tuple:
+        return shown(studio.remove(request.session_hash, int(event.document)), *chosen)
 
     def clear(request: gr.Request) -> tuple:
         return shown(studio.clear(request.session_hash))
@@ -201,8 +208,8 @@ def wire_memory_panel(
     panel.paste.click(prepare, **ready).then(read_text, [panel.name, panel.text], outputs, **queued)
     panel.read_sample.click(prepare, **ready).then(read_sample, panel.sample, outputs, **queued)
     panel.fetch.click(prepare, **ready).then(read_book, panel.book, outputs, **queued)
-    panel.apply.click(prepare, **ready).then(set_memory, panel.settings, outputs, **queued)
+    panel.apply.click(prepare, **ready).then(set_memory, [*panel.settings, *documents_choices], outputs, **queued)
     panel.stop.click(stop, None, panel.status, queue=False, **private)
-    panel.documents.select(remove, None, outputs, queue=False, **private)
+    panel.documents.select(remove, documents_choices, outputs, queue=False, **private)
     panel.clear.click(clear, None, outputs, queue=False, **private)
-    return MemoryWiring(outputs, shown, prepare, offer, ready, queued)
+    return MemoryWiring(outputs, documents_choices, shown, prepare, offer, ready, queued)

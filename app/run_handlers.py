@@ -1,5 +1,6 @@
 """What makes runs: generating and scoring. Plain values in and out, no components."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -66,7 +67,7 @@ class RunHandlers(StudioBase):
 
     def prepare_run(self, key: str) -> None:
         """As `prepare_reading`, for generating."""
-        self.store.get(key).stop_generating.clear()
+        self.store.get(key).stop_generating = threading.Event()
 
     def stop_generating(self, key: str) -> None:
         """End the generation after the token that it is at."""

@@ -134,7 +134,7 @@ def _recipe(found: Mapping) -> Recipe:
         before=None if before is None else _wholes(before, "before", 2),
         settings=None if settings is None else Settings(**settings),
         silence=tuple(_silent(pair) for pair in found["silence"]),
-        version=_wholes(found["version"], "version", 3),
+        version=_wholes(found["version"], "version", 4),
     )
 
 

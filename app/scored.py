@@ -1,7 +1,7 @@
 """A given text under the model's eyes: what memory did to every token, or only what its tokens look up."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, isnan
 
 import numpy as np
@@ -35,10 +35,10 @@ def score_text(
 ) -> ScoreView:
     """Score a text of the visitor's."""
     check_prompt(text)
-    text = shortened(model, text)
+    whole, text = text, shortened(model, text)
     trace = score(model, text, memory=session.bank, silence=silence)
     first = text[: len(text) - len("".join(trace.tokens))]
-    return _kept(session, "scored", first, None, trace, silence, own_text=text)
+    return _cut(_kept(session, "scored", first, None, trace, silence, own_text=text), text, whole)
 
 
 def score_page(
@@ -66,9 +66,18 @@ def find(
 ) -> ScoreView:
     """What each token of a phrase looks up, with nothing written."""
     check_prompt(text)
-    text = shortened(model, text)
+    whole, text = text, shortened(model, text)
     trace = look_up(model, text, memory=session.bank, silence=silence)
-    return _kept(session, "looked up", "", None, trace, silence, own_text=text)
+    return _cut(_kept(session, "looked up", "", None, trace, silence, own_text=text), text, whole)
+
+
+def _cut(view: ScoreView, text: str, whole: str) -> ScoreView:
+    """The view, with a word where only the beginning of a text was taken."""
+    if len(text) == len(whole):
+        return view
+    share = 100 * len(text) / len(whole)
+    words = f"Only the first {MOST_SCORED:,} tokens were taken, {share:.0f} % of the text: score the rest by itself."
+    return replace(view, words=view.words + markup.note(words))
 
 
 def shortened(model: LongMemForCausalLM, text: str, most: int = MOST_SCORED) -> str:
@@ -89,7 +98,7 @@ def _kept(
     own_text: str,
 ) -> ScoreView:
     """The session's new run, as it is shown."""
-    recipe = Recipe(kind, prompt, before, None, session.bank.version, tuple(silence))
+    recipe = Recipe(kind, prompt, before, None, session.memory_version, tuple(silence))
     number = next_run(session)
     payload = keep(session, recipe, trace, own_text)
     rows = session.run.tokens.itertuples()

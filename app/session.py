@@ -39,14 +39,14 @@ class Recipe:
 
     kind: "generated", "scored" or "looked up"; prompt: what stood before the run's tokens; before: of this document
     only what ends at this token was searched; settings: of a generation; silence: layers and heads that were off;
-    version: of the bank that was searched.
+    version: of the memory that was searched.
     """
 
     kind: str
     prompt: str
     before: tuple[int, int] | None = None
     settings: Settings | None = None
-    version: tuple[int, int, int] = (0, 0, 0)
+    version: tuple[int, int, int, int] = (0, 0, 0, 0)
     silence: tuple[tuple[int, int | None], ...] = ()
 
 
@@ -92,12 +92,19 @@ class Session:
     source: SourceChoice = field(default_factory=SourceChoice)  # where the source view is at
     used: float = 0.0
     promised: int = 0  # bytes that the bank will hold once what is being read has been read
+    runs_again: bool = False  # a what-if is being written
     follows_freed: bool = False  # the store ended an earlier session of this key: its visitor must be told
 
     @property
     def is_busy(self) -> bool:
         """Whether something is being read or generated just now."""
         return self.lock.locked()
+
+    @property
+    def memory_version(self) -> tuple[int, int, int, int]:
+        """Other whenever a run on this memory could find something else."""
+        retrieved = 0 if self.settings is None else self.settings.retrieved_tokens
+        return (*self.bank.version, retrieved)
 
     def stop(self) -> None:
         """End whatever runs, after the segment or token that it is at."""
@@ -148,7 +155,7 @@ class SessionStore:
         new_bank: Callable[[], MemoryBank],
         *,
         byte_budget: int = 4 * GIB,
-        max_sessions: int = 24,
+        max_sessions: int = 256,
         idle_seconds: float = 3600.0,
         clock: Callable[[], float] = time.monotonic,
     ):

@@ -44,6 +44,10 @@ class StudioBase:
         """How this visitor's memory is used: as the model says until they set something."""
         return session.settings or MemorySettings.of(self.model)
 
+    def own_settings(self, settings: MemorySettings) -> MemorySettings | None:
+        """What a session keeps of settings: None where they are the model's."""
+        return None if settings == MemorySettings.of(self.model) else settings
+
     def model_of(self, session: Session) -> LongMemForCausalLM:
         """The shared model, retrieving as this visitor has set it."""
         settings, config = self.settings_of(session), self.model.config
@@ -72,8 +76,8 @@ def alone(session: Session, *, patience: float = 0.0) -> Iterator[Session]:
 def news(session: Session) -> str:
     """HTML of what a visitor must be told once: that the store freed their earlier memory."""
     told, session.follows_freed = session.follows_freed, False
-    text = "Your earlier memory rested for long and was freed: read your documents again." if told else ""
-    return markup.note(text, "error")
+    text = "Your earlier memory rested for an hour, or longest of all, and was freed: read your documents again."
+    return markup.note(text if told else "", "error")
 
 
 def said(error: Exception) -> str:

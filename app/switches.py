@@ -25,6 +25,8 @@ class Switches:
         """The values of one kind on if all were off, else off. Errors: LongMemError for an unknown kind or value."""
         if kind not in KINDS:
             raise LongMemError(f"kind is {kind!r}; what can be switched off is {', '.join(KINDS)}.")
+        if isinstance(values, str | dict) or not isinstance(values, Iterable):
+            raise LongMemError(f"{kind} is {values!r}; it must be a list.")
         values = frozenset(_head(value) if kind == "heads" else _number(kind, value) for value in values)
         off = getattr(self, kind)
         return replace(self, **{kind: off - values if values <= off else off | values})
@@ -37,6 +39,10 @@ class Switches:
     def silence(self) -> list[tuple[int, int | None]]:
         """Layers and heads, as the model takes them."""
         return [*((layer, None) for layer in sorted(self.layers)), *sorted(self.heads)]
+
+    def values(self) -> dict[str, list]:
+        """What is off by kind, as JSON takes it."""
+        return {kind: sorted(getattr(self, kind)) for kind in KINDS}
 
     def words(self) -> str:
         """What is off, in a few words."""

@@ -58,7 +58,7 @@ def check_unchanged(session: Session, run: Run | None) -> Run:
         raise LongMemError("There is no run yet: generate or score a text first.")
     if run.recipe.kind == "looked up":
         raise LongMemError("Nothing was predicted here: generate or score a text to see what memory changed.")
-    if session.bank.version != run.recipe.version:
+    if session.memory_version != run.recipe.version:
         raise LongMemError("Memory has changed since this run: make it again, then something can be switched off.")
     return run
 

@@ -9,8 +9,11 @@ from app.markup import visible
 from app.what_if import Changed, WhatIf
 
 
-def comparison(found: WhatIf, *, running: bool = False) -> str:
-    """A run with something off beside the run as it was: the first change in words, tokens, and what is written."""
+def comparison(found: WhatIf, *, running: bool = False, ended: str = "") -> str:
+    """A run with something off beside the run as it was: the first change in words, tokens, and what is written.
+
+    running: more may come; ended: why nothing more does.
+    """
     words = escape(_said(found.tokens[0], found.off)) if found.tokens else ""
     old = "".join(_token(token, found.off) for token in found.tokens)
     was = f"<section><h4>As it was</h4><p>{old}</p></section>"
@@ -21,11 +24,23 @@ def comparison(found: WhatIf, *, running: bool = False) -> str:
             f'title="{percent(exp(token.logprob))}">{visible(token.text)}</span>'
             for i, token in enumerate(found.written)
         )
-        caret = '<span class="lm-caret" aria-hidden="true"></span>' if running else ""
-        same = "" if running or found.parting is not None else '<p class="lm-quiet">The same text is written.</p>'
-        parts.append(f"<section><h4>Without {escape(found.off)}</h4><p>{new}{caret}</p>{same}</section>")
+        caret = '<span class="lm-caret" aria-hidden="true"></span>' if running and not ended else ""
+        words = ended or ("" if running else _sameness(found))
+        last = f'<p class="lm-quiet">{escape(words)}</p>' if words else ""
+        parts.append(f"<section><h4>Without {escape(found.off)}</h4><p>{new}{caret}</p>{last}</section>")
     note = "Tint: how much less (violet) or more (amber) probable each token is with it off."
     return f'<div class="lm-whatif">{"".join(parts)}</div><p class="lm-quiet">{note}</p></div>'
+
+
+def _sameness(found: WhatIf) -> str:
+    """Whether the same text was written; empty where it was another."""
+    if found.parting is not None:
+        return ""
+    more = len(found.written) - len(found.tokens)
+    if more == 0:
+        return "The same text is written."
+    tokens = f"{abs(more)} token{'s' if abs(more) > 1 else ''}"
+    return f"The same text as far as both go; here it is {tokens} {'longer' if more > 0 else 'shorter'}."
 
 
 def _token(token: Changed, off: str) -> str:

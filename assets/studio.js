@@ -8,6 +8,8 @@ const chosenStyle = document.head.appendChild(document.createElement("style"));
 const FOLLOWING = ["layers", "grid", "heads", "ranking", "scores", "gates"]; // charts that follow the chosen token
 let timer = null;
 let told = 0;
+let known = { step: null, layer: null, head: null }; // what the server was told: pointing only looks, and then returns
+let pointing = false;
 
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -38,13 +40,15 @@ function pendingState(token) {
     make("p", {}, token.title),
     make("p", { class: "lm-quiet" }, document.querySelector(".lm-panel .lm-caret")
       ? "What it looked up is shown as soon as the text has ended or is stopped."
+      : Number(token.closest(".lm-panel").dataset.run) === run()?.run
+      ? "The text with memory has ended before this place: there is no such token to inspect."
       : "This text is of an earlier run: the inspector shows the last one. Make it again to inspect it."));
 }
 
 function header(item) {
   const steps = run().steps;
   const lock = make("button", {
-    type: "button", class: "lm-lock", "aria-pressed": String(state.locked), onclick: () => toggleLock(),
+    type: "button", class: "lm-lock", id: "lm-lock", "aria-pressed": String(state.locked), onclick: () => toggleLock(),
     title: state.locked ? "Free (Escape)" : "Lock this token (click)",
   }, state.locked ? "locked" : "lock");
   return make("header", { class: "lm-token-head" },
@@ -57,8 +61,24 @@ function header(item) {
 
 function off(label, kind, values, title) {
   return make("button", {
-    type: "button", class: "lm-off", title, "aria-label": title, onclick: () => trigger("apply", { kind, values }),
+    type: "button", class: "lm-off", title, "aria-label": title, "aria-pressed": String(isOff(kind, values)),
+    "data-kind": kind, "data-values": JSON.stringify(values),
+    onclick: () => { tellServer(true); trigger("apply", { kind, values, chosen: known }); },
   }, label);
+}
+
+// What is off, as the server says it in the bar.
+function isOff(kind, values) {
+  const all = JSON.parse(document.querySelector("#lm-switches [data-off]")?.dataset.off ?? "{}")[kind] ?? [];
+  const keys = new Set(all.map((value) => JSON.stringify(value)));
+  return values.length > 0 && values.every((value) => keys.has(JSON.stringify(value)));
+}
+
+function markOff() {
+  for (const button of element.querySelectorAll(".lm-off[data-kind]")) {
+    const pressed = String(isOff(button.dataset.kind, JSON.parse(button.dataset.values)));
+    if (button.getAttribute("aria-pressed") !== pressed) button.setAttribute("aria-pressed", pressed);
+  }
 }
 
 function numbers(item) {
@@ -92,7 +112,7 @@ function worth(index) {
   const found = state.measured;
   if (!found || found.run !== run().run || found.step !== state.step) return null;
   const nats = found.effects[state.layer]?.[index];
-  if (nats === undefined) return null;
+  if (nats === undefined || nats === null) return null;
   const sign = nats >= 0 ? "−" : "+";
   return make("span", { class: `lm-worth${nats >= 1 ? " raised" : nats <= -1 ? " lowered" : ""}`, title: "change of this token's log-probability when the model runs again without this passage" },
     `without it ${sign}${Math.abs(nats).toFixed(2)} nats`);
@@ -111,8 +131,8 @@ function passage(entry, index) {
       worth(index),
       make("span", { class: "lm-quiet" }, `best score ${entry.score.toFixed(2)} · ${entry.heads} head${entry.heads === 1 ? "" : "s"}`),
       run().kind === "looked up" || entry.document < 0 ? null : make("span", { class: "lm-offs" },
-        off("off", "chunks", entry.parts.filter((part) => part.length > 1).map((part) => part[1]), "Switch this passage off or on"),
-        off("document off", "documents", [entry.document], `Switch ${source.name} off or on`))),
+        off("off", "chunks", entry.parts.filter((part) => part.length > 1).map((part) => part[1]), `Switch passage ${index + 1}, of ${source.name}, off or on`),
+        off("document off", "documents", [entry.document], `Switch ${source.name} off or on (passage ${index + 1})`))),
     make("p", {}, ...parts));
 }
 
@@ -142,13 +162,16 @@ function choose(step, layer, tell, head = state.head) {
 }
 
 // At once for a single choice; while keys repeat, at most every 150 ms and once more at the end.
-function tellServer() {
+function tellServer(onlyIfOther = false) {
+  const { step, layer, head } = state;
+  if (onlyIfOther && step === known.step && layer === known.layer && head === known.head) return;
+  known = { step, layer, head };
   clearTimeout(timer);
   const wait = Math.max(0, told + 150 - performance.now());
   timer = setTimeout(() => {
     told = performance.now();
     const chart = FOLLOWING.find((name) => document.getElementById(`lm-${name}`)?.offsetParent) ?? null;
-    trigger("select", { step: state.step, layer: state.layer, head: state.head, chart });
+    trigger("select", { ...known, chart });
   }, wait);
 }
 
@@ -164,21 +187,43 @@ function move(by) {
 function toggleLock(on = !state.locked) {
   state.locked = on;
   draw();
+  if (on) tellServer(true);
+}
+
+// Pointing at a token only looks at it: what the server knows comes back, so that all views are of one token.
+function lookBack() {
+  pointing = false;
+  if (state.locked || !run()) return;
+  if (stepData(known.step)) choose(known.step, known.layer, false, known.head);
+  else draw();
+}
+
+function otherLayer(by) {
+  const layers = stepData(state.step)?.layers.map((entry) => entry.layer) ?? [];
+  const next = layers[layers.indexOf(state.layer) + by];
+  if (next === undefined) return;
+  choose(state.step, next, true);
+  document.getElementById(`lm-layer-${next}`)?.focus();
 }
 
 function onToken(event, lock) {
   const token = event.target.closest?.(".lm-panel .lm-token");
   if (!token) return;
+  if (state.locked && !lock) return;
   const step = Number(token.dataset.step);
+  pointing = !lock;
   if (!stepData(step) || Number(token.closest(".lm-panel").dataset.run) !== run().run) {
     element.replaceChildren(pendingState(token));
     return;
   }
   if (lock) state.locked = true;
-  if (lock || !state.locked) choose(step, state.layer, lock);
+  choose(step, state.layer, lock);
 }
 
-document.addEventListener("mouseover", (event) => onToken(event, false));
+document.addEventListener("mouseover", (event) => {
+  if (pointing && !event.target.closest?.(".lm-panel")) lookBack();
+  else onToken(event, false);
+});
 document.addEventListener("click", (event) => {
   onToken(event, true);
   const chunk = event.target.closest?.("[data-chunk]");
@@ -191,7 +236,9 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && state.locked) toggleLock(false);
   if (!here) return;
   const mark = event.target.closest("[data-chunk]");
-  if (mark && (event.key === "Enter" || event.key === " ")) mark.click();
+  const tab = event.target.closest(".lm-layers [role=tab]");
+  if (tab && (event.key === "ArrowLeft" || event.key === "ArrowRight")) otherLayer(event.key === "ArrowLeft" ? -1 : 1);
+  else if (mark && (event.key === "Enter" || event.key === " ")) mark.click();
   else if (event.key === "ArrowLeft") move(-1);
   else if (event.key === "ArrowRight") move(1);
   else if (event.key === "Enter" && event.target.matches(".lm-panel")) toggleLock(true);
@@ -228,7 +275,7 @@ function bindCharts() {
     markStep(plot);
   }
 }
-new MutationObserver(bindCharts).observe(document.body, { childList: true, subtree: true });
+new MutationObserver(() => { bindCharts(); markOff(); }).observe(document.body, { childList: true, subtree: true });
 
 document.addEventListener("lm-measured", (event) => {
   state.measured = event.detail;
@@ -239,6 +286,7 @@ watch("value", () => {
   state.locked = false;
   state.head = null;
   if (!run()) return draw();
+  known = { step: run().focus, layer: run().layer, head: null };
   choose(run().focus, run().layer, false);
 });
 draw();

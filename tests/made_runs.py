@@ -58,5 +58,5 @@ def run_by_hand(words: list[str], name: str = "book", text: str = "") -> Run:
     weights = pd.DataFrame({"step": [0], "layer": [4], "head": [0], "chunk": [100], "place": [1], "weight": [0.25]})
     sources = {i: Source(f"{name}-{i}", text or "some words of a book " * 40) for i in (0, 1)}
     tokens = make_tokens(len(words)).assign(token=words)
-    recipe = Recipe("generated", words[0], None, Settings(), (1, 2, 3))
+    recipe = Recipe("generated", words[0], None, Settings(), (1, 2, 3, 0))
     return Run(1, recipe, tokens, trace, make_gates(trace), weights, chunks, sources)

@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 import pytest
 
@@ -14,10 +15,11 @@ from app.inspection import passages_of
 from app.reading import SampleShelf, read
 from app.scored import LOOKED_UP, NEXT_PAGE, SCORED
 from app.session import SessionStore
-from app.settings import Place
+from app.settings import MemorySettings, Place
 from app.source_handlers import SourceHandlers
 from app.switches import Switches
 from app.what_if import again
+from app.what_if_markup import comparison
 from longmem.documents import Document
 from longmem.errors import DocumentError, LongMemError, MemoryBudgetError
 from longmem.memory_bank import MemoryBank
@@ -560,6 +562,51 @@ def test_what_a_passage_is_worth_is_the_score_without_its_chunks(opened, tiny_mo
     chunks = [part[1] for part in shown[3][0]["parts"] if len(part) > 1]
     without = score(tiny_model, "The keeper wrote the name of every ship.", memory=session.bank, exclude=chunks)
     assert found["effects"]["3"][0] == pytest.approx(session.run.tokens.logprob[5] - without.logprobs[5], abs=2e-3)
+
+
+def test_of_the_runs_own_text_nothing_is_measured(opened, monkeypatch):
+    opened.score("me", SCORED, "The keeper wrote the name of every ship.", None, 64)
+    own = {"document": -1, "parts": [["words", -2, 1.0]]}
+    monkeypatch.setattr("app.inspection.passages_of", lambda run, step: {3: [own]})
+    assert opened.measure("me")["effects"] == {"3": [None]}
+
+
+def test_what_is_switched_off_is_of_the_token_that_the_page_shows(opened):
+    list(opened.generate("me", "The keeper", SETTINGS))
+    view = opened.toggle("me", "layers", [1], {"step": 2, "layer": 3, "head": None})
+    assert opened.store.get("me").chosen == (2, 3)
+    assert "runs again from token 2" in view.bar
+    assert "&quot;layers&quot;: [1]" in view.bar
+
+
+def test_another_number_of_retrieved_tokens_makes_a_run_one_of_another_memory(opened):
+    list(opened.generate("me", "The keeper", SETTINGS))
+    session, model = opened.store.get("me"), opened.model
+    wanted = asdict(MemorySettings.of(model)) | {"retrieved_tokens": model.config.chunk_size}
+    list(opened.set_memory("me", wanted))
+    assert "Memory has changed" in opened.toggle("me", "layers", [1]).notice
+    list(opened.set_memory("me", asdict(MemorySettings.of(model))))
+    assert session.settings is None
+    assert not opened.toggle("me", "layers", [1]).notice
+
+
+def test_a_text_that_ends_elsewhere_is_not_called_the_same(opened, tiny_model):
+    list(opened.generate("me", "The keeper", SETTINGS))
+    session = opened.store.get("me")
+    unseen = {c.id for c in session.bank.chunks()} - set(session.run.trace.chunk)
+    found = list(again(tiny_model, session, session.run, Switches(chunks=frozenset(list(unseen)[:1])), 1))[-1]
+    assert "The same text is written." in comparison(found)
+    found.written.append(found.written[-1])
+    assert "The same text as far as both go; here it is 1 token longer." in comparison(found)
+
+
+def test_a_change_that_is_stopped_while_it_waits_changes_nothing(opened):
+    before = {i: record.text for i, record in opened.store.get("me").bank.documents.items()}
+    opened.prepare_reading("me")
+    opened.stop_reading("me")
+    view = last(opened.change_document("me", Place(0, 0.5), "purse", "ledger"))
+    assert "is as it was" in view.notice
+    assert {i: record.text for i, record in opened.store.get("me").bank.documents.items()} == before
 
 
 def test_after_memory_has_changed_nothing_can_be_switched_off(opened):
