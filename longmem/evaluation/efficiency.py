@@ -5,6 +5,7 @@ are compared. What LongMem costs does not depend on what it has learned: other n
 with fresh SideNets on the same backbone.
 """
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -168,7 +169,7 @@ def measure_length(
     found: dict[str, dict] = {name: {} for name in chosen}
     for round_ in range(options.rounds + 1):
         for name, system in chosen.items():
-            reset_peak(model.device)
+            counted = reset_peak(model.device)
             for verb, run in (
                 ("read", lambda s=system: s.read(ids_T)),
                 ("write", lambda s=system: s.write(options.new_tokens)),
@@ -176,7 +177,7 @@ def measure_length(
                 taken = seconds_of(run, model.device)
                 if round_:
                     seconds[name, verb].append(taken)
-            found[name] |= {"state_bytes": system.state_bytes(), "peak_bytes": peak(model.device)}
+            found[name] |= {"state_bytes": system.state_bytes(), "peak_bytes": peak(model.device) if counted else None}
     for name in chosen:
         read, write = (statistics.median(seconds[name, verb]) for verb in ("read", "write"))
         found[name] |= {"read_tokens_per_second": len(ids_T) / read, "read_seconds": read}
@@ -271,14 +272,27 @@ def device_name(model: LongMemForCausalLM) -> str:
     return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else str(model.device)
 
 
-def reset_peak(device: torch.device) -> None:
+def reset_peak(device: torch.device) -> bool:
+    """Begin to count anew for `peak`; False where nobody counts."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def peak(device: torch.device) -> int | None:
-    """Most bytes that were allocated on a GPU since `reset_peak`; None elsewhere, where nobody counts."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    """Most bytes since `reset_peak`: allocated on a GPU, or held by the whole process on Linux; None elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
 
 
 def _against_full(found: list[dict]) -> dict:
@@ -297,14 +311,18 @@ def _against_full(found: list[dict]) -> dict:
 
 
 def table(result: dict) -> list[list[str]]:
-    """Rows for people: length and system, tokens/s of reading and writing, MiB kept."""
-    rows = [["context", "system", "read tokens/s", "write tokens/s", "MiB kept"]]
+    """Rows for people: length and system, tokens/s of reading and writing, MiB kept, and most MiB held at a time.
+
+    The last are of the whole process, model and Python included, where no GPU counts its own.
+    """
+    rows = [["context", "system", "read tokens/s", "write tokens/s", "MiB kept", "peak MiB"]]
     for item in result["items"]:
         for name, row in item["systems"].items():
             if row["read_tokens_per_second"] is None:
-                rows.append([f"{item['length']:,}", name, "-", "-", row["reason"]])
+                rows.append([f"{item['length']:,}", name, "-", "-", row["reason"], ""])
                 continue
             speeds = [f"{row['read_tokens_per_second']:,.0f}", f"{row['write_tokens_per_second']:.1f}"]
-            rows.append([f"{item['length']:,}", name, *speeds, f"{row['state_bytes'] / 2**20:.1f}"])
-    rows += [[name.replace("_", " "), f"{value:,.2f}", "", "", ""] for name, value in result["ratios"].items()]
+            most = f"{row['peak_bytes'] / 2**20:,.0f}" if row.get("peak_bytes") else "-"
+            rows.append([f"{item['length']:,}", name, *speeds, f"{row['state_bytes'] / 2**20:.1f}", most])
+    rows += [[name.replace("_", " "), f"{value:,.2f}", "", "", "", ""] for name, value in result["ratios"].items()]
     return rows

@@ -101,6 +101,8 @@ def measure_icl(options: IclOptions) -> dict:
         "in_memory": in_memory,
         "seeds": seeds,
     }
+    for data in sets.values():  # before anything has been measured
+        draw_demonstrations(data, seeds[0], max(in_window), max(in_memory))
     items = Items("icl", options, systems, settings)
     # In this order a memory is read once for all windows.
     keys = {_key(*setting): setting for setting in product(sets, seeds, in_memory, in_window)}
@@ -353,7 +355,10 @@ def _gains(right: dict[str, dict[str, np.ndarray]], found: dict, controls: Seque
 
 
 def table(result: dict) -> list[list[str]]:
-    """Rows for people: system, accuracy in each setting, interval in the largest, the other measures, each set."""
+    """Rows for people: system, accuracy in each setting, interval in the largest, the other measures, each set.
+
+    Then how many demonstrations stood in the window, where those that were asked for may not fit, and memory's gain.
+    """
     settings, sets = result["by_setting"], list(result["settings"]["sets"])
     head = [f"{part['in_window']}+{part['in_memory']}" for part in settings]
     rows = [["system", *head, "95 %", "uncalibrated", "whole vocabulary", *sets]]
@@ -362,6 +367,13 @@ def table(result: dict) -> list[list[str]]:
         interval = f"{_percent(row['accuracy_low'])} to {_percent(row['accuracy_high'])}"
         others = [_percent(row["uncalibrated"]), _percent(row["whole_vocabulary"])]
         rows.append([name, *shown, interval, *others, *(_percent(row["sets"][data]["accuracy"]) for data in sets)])
+    used = [sorted({item["in_window_used"] for item in result["items"] if item["set"] == data}) for data in sets]
+    fitted = ["-".join(map(str, dict.fromkeys((numbers[0], numbers[-1])))) for numbers in used]
+    rows.append(["in the window", *[""] * (len(head) + 3), *fitted])
+    if gain := result["gains"].get("better_control"):
+        interval = f"{100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}"
+        last = [*[""] * (len(head) - 1), f"{100 * gain['difference']:+.1f}", interval]
+        rows.append([f"longmem against {gain['control']}", *last, *[""] * (2 + len(sets))])
     return rows
 
 

@@ -200,7 +200,10 @@ def _gains(items: Sequence[dict], found: dict, systems: Systems) -> dict:
 
 
 def table(result: dict) -> list[list[str]]:
-    """Rows for people: system, perplexity, interval, bits per character, change against the backbone."""
+    """Rows for people: system, perplexity, interval, bits per character, change against the backbone.
+
+    Then the gain of memory, against the better control; and LongMem by length group and by place in the documents.
+    """
     base = (result["systems"].get("backbone") or {}).get("perplexity")
     rows = [["system", "perplexity", "95 %", "bits/char", "against backbone"]]
     for name, row in result["systems"].items():
@@ -210,4 +213,22 @@ def table(result: dict) -> list[list[str]]:
         change = f"{100 * (row['perplexity'] / base - 1):+.1f} %" if base else ""
         interval = f"{row['perplexity_low']:.2f} to {row['perplexity_high']:.2f}"
         rows.append([name, f"{row['perplexity']:.2f}", interval, f"{row['bits_per_character']:.3f}", change])
+    if gain := result["gains"].get("better_control"):
+        interval = f"{100 * gain['low']:+.1f} to {100 * gain['high']:+.1f} %"
+        rows.append([f"longmem against {gain['against']}", f"{100 * gain['change']:+.1f} %", interval, "", ""])
+    parts = [
+        (name, found, "longmem", "backbone") for name, found in result.get("groups", {}).items() if name != "whole"
+    ]
+    for name, found, own, other in parts:
+        if own in found and other in found:
+            row, interval = found[own], f"{found[own]['perplexity_low']:.2f} to {found[own]['perplexity_high']:.2f}"
+            change = f"{100 * (row['perplexity'] / found[other]['perplexity'] - 1):+.1f} %"
+            bits = f"{row['bits_per_character']:.3f}"
+            rows.append([f"longmem, {name}, n = {row['n']}", f"{row['perplexity']:.2f}", interval, bits, change])
+    for part in result.get("positions", []):
+        values = part["perplexity"]
+        if "longmem" in values and "backbone" in values:
+            place = f"{part['from']:,} to {part['to']:,}" if part["to"] else f"from {part['from']:,}"
+            change = f"{100 * (values['longmem'] / values['backbone'] - 1):+.1f} %"
+            rows.append([f"longmem, tokens {place}, n = {part['n']}", f"{values['longmem']:.2f}", "", "", change])
     return rows

@@ -78,11 +78,19 @@ def _recall(kind: str, length: int) -> Callable[[dict], str]:
 
 def _ratio(result: dict) -> str:
     every, helped = times(result["systems"]["longmem"]), times(result["groups"]["helped"])
-    return f"{every} times over all tokens; {helped} times over those that memory helped"
+    gain = result["gains"]["random_retrieved"]
+    nats = f"{gain['difference']:+.3f} nats ({gain['low']:+.3f} to {gain['high']:+.3f})"
+    return f"{every} times over all tokens, {nats}; {helped} times over those that memory helped"
 
 
 GOALS = (
-    Goal("perplexity, bank against backbone", "7.5 % lower", "lower", "perplexity-books-test", _change("backbone")),
+    Goal(
+        "perplexity, bank against backbone",
+        "7.5 % lower",
+        "lower, interval excludes 0",
+        "perplexity-books-test",
+        _change("backbone"),
+    ),
     Goal(
         "perplexity, bank against the better control",
         "4 % lower",
@@ -90,10 +98,23 @@ GOALS = (
         "perplexity-books-test",
         _change("better_control"),
     ),
-    Goal("suffix identification, 8k prefix (chance 16.7 %)", "40.5 %", "above backbone", "suffix", _against_backbone),
-    Goal("in-context learning, five sets, 2,000 in memory", "66.7 %", "3 points above control", "icl", _accuracy),
+    Goal(
+        "suffix identification, 8k prefix (chance 16.7 %)",
+        "40.5 %, and 10 points above backbone",
+        "above backbone, interval excludes 0",
+        "suffix",
+        _against_backbone,
+    ),
+    Goal(
+        "in-context learning, five sets, 2,000 in memory",
+        "66.7 %, and 7 points above the better control",
+        "3 points above it, interval excludes 0",
+        "icl",
+        _accuracy,
+    ),
     Goal("planted facts, known templates, 8k in memory", "", "97 %", "needle-8k", _recall("known", 8_192)),
     Goal("planted facts, known templates, 64k", "99 %", "90 %", "needle", _recall("known", 65_536)),
+    Goal("planted facts, known templates, 1M", "95 %", "", "needle-long", _recall("known", 1_048_576)),
     Goal("planted facts, held-out templates, 8k", "", "60 %", "needle-8k", _recall("held_out", 8_192)),
     Goal("planted facts, held-out templates, 64k", "90 %", "", "needle", _recall("held_out", 65_536)),
     Goal("attribution, top chunk against a random retrieved one", "5 times", "3 times", "attribution", _ratio),

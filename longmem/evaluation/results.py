@@ -144,9 +144,11 @@ def _whole_lines(path: Path) -> list:
 
 
 def titled(documents: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Documents under titles that differ."""
+    """Documents under titles that differ; those without a text are passed over."""
     seen: dict[str, int] = {}
     for title, text in documents:
+        if not text.strip():
+            continue
         seen[title] = seen.get(title, 0) + 1
         yield (title if seen[title] == 1 else f"{title} ({seen[title]})"), text
 

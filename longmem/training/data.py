@@ -35,17 +35,29 @@ def read_pack(path: str | Path) -> Iterator[tuple[str, str]]:
     path = Path(path)
     if path.is_dir():
         for file in sorted(path.rglob("*.txt")):
-            yield file.stem, file.read_text(encoding="utf-8", errors="replace")
+            yield file.stem, _read_text(file)
     elif path.name.endswith((".jsonl", ".jsonl.xz")) and path.is_file():
         opener = lzma.open if path.suffix == ".xz" else open
-        with opener(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _pack_row(path, number, line)
+        try:
+            with opener(path, "rt", encoding="utf-8-sig") as lines:
+                for number, line in enumerate(lines, start=1):
+                    if line.strip():
+                        yield _pack_row(path, number, line)
+        except UnicodeDecodeError as error:
+            raise TrainingDataError(f"data: {path} is not in UTF-8 ({error.reason}): save it as UTF-8.") from error
+        except (lzma.LZMAError, EOFError) as error:
+            raise TrainingDataError(f"data: {path} is not a whole .xz file ({error}).") from error
     elif path.suffix == ".txt" and path.is_file():
-        yield path.stem, path.read_text(encoding="utf-8", errors="replace")
+        yield path.stem, _read_text(path)
     else:
         raise TrainingDataError(f"data: {path} is not a .jsonl, .jsonl.xz or .txt file and not a folder of text files.")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TrainingDataError(f"data: {path} is not in UTF-8 ({error.reason}): save it as UTF-8.") from error
 
 
 def _pack_row(path: Path, number: int, line: str) -> tuple[str, str]:
