@@ -159,9 +159,10 @@ def _classified(
         raise LongMemError(f"The text has {len(text):,} characters; at most {MAX_TEXT:,} are allowed.")
     window, _ = draw(shown, whole_number("In the window", in_window, 0, MAX_IN_WINDOW))
     task = Task(shown.labels, shown.template, tuple(window))
-    found = classification.classify(studio.model_of(session), text, task, session.bank)
+    silence = studio.silent_layers(session)
+    found = classification.classify(studio.model_of(session), text, task, session.bank, silence=silence)
     prompt = "".join(shown.template.render(demonstration) for demonstration in window[: found.in_window])
-    recipe = Recipe("scored", prompt, version=session.memory_version)
+    recipe = Recipe("scored", prompt, version=session.memory_version, silence=tuple(silence))
     payload = keep(session, recipe, found.trace, "")
     point_at(session, payload, found.label_step)
     trace = found.trace
@@ -294,6 +295,7 @@ def _measured(
 
     try:
         options = {"in_window": window, "sizes": sizes, "stop": session.stop_generating, "reserve": reserve}
+        options["silence"] = studio.silent_layers(session)
         yield from measure(studio.model_of(session), shown, tests, **options)
     finally:
         studio.store.settle(session)

@@ -6,8 +6,9 @@ changed. Demonstrations that stand in the window are not in these memories.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import sqrt
 
 import numpy as np
@@ -69,10 +70,12 @@ def measure(
     sizes: Sequence[int | None],
     stop: threading.Event,
     reserve: Callable[[MemoryBank, int, str], None],
+    silence: Collection[tuple[int, int | None]] = (),
 ) -> Iterator[Measuring]:
     """Measure with each number of demonstrations in memory; a stop keeps what has been asked until then.
 
-    reserve: told of each bank, and of the tokens and text that it will hold, before it is filled.
+    reserve: told of each bank, and of the tokens and text that it will hold, before it is filled. silence: layers and
+    heads that do without memory.
     Errors: LongMemError where there are fewer demonstrations than the smallest number asked for.
     """
     window, rest = draw(shown, in_window)
@@ -97,7 +100,9 @@ def measure(
             return
         tally = Tally(size, bank.n_tokens)
         tallies.append(tally)
-        for progress in _ask(model, task, bank, tests, tally, title, stop):
+        searched, texts = None if bank.is_empty else bank, [test.text for test in tests]
+        made = partial(Classifier, model, task, searched, texts, silence=silence)
+        for progress in _ask(made, tests, tally, title, stop):
             yield Measuring(progress)
         yield Measuring("", result(shown.labels, tests, tallies, window))
 
@@ -114,18 +119,12 @@ def _bank_for(
 
 
 def _ask(
-    model: LongMemForCausalLM,
-    task: Task,
-    bank: MemoryBank,
-    tests: Sequence[Demonstration],
-    tally: Tally,
-    title: str,
-    stop: threading.Event,
+    made: Callable[[], Classifier], tests: Sequence[Demonstration], tally: Tally, title: str, stop: threading.Event
 ) -> Iterator[str]:
     """Ask for some texts at a time and note the answers; gives the HTML of the progress."""
     began = time.monotonic()
     yield progress_line(title, 0, len(tests), 0.0)
-    classifier = Classifier(model, task, bank if not bank.is_empty else None, [test.text for test in tests])
+    classifier = made()
     for start in range(0, len(tests), ROWS_AT_ONCE):
         if stop.is_set():
             return

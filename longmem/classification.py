@@ -8,7 +8,7 @@ template counts with it, since the shorter one could never lose.
 Shapes: N labels, Q texts, B rows, T tokens, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -176,12 +176,21 @@ class Classifier:
     """Classifies texts by one task and one memory; what stands in the window is read once.
 
     memory: the bank to search, None for none. texts: what will be asked for, at least as long as the longest of it: the
-    window holds as many demonstrations as fit beside it. in_window: how many do.
+    window holds as many demonstrations as fit beside it. in_window: how many do. silence: layers and heads that do
+    without memory, as in `LongMemForCausalLM.forward`.
     Errors: LongMemError where a text alone does not fit in the window.
     """
 
-    def __init__(self, model: LongMemForCausalLM, task: Task, memory: MemoryBank | None, texts: Sequence[str]) -> None:
-        self.model, self.task, self.memory = model, task, memory
+    def __init__(
+        self,
+        model: LongMemForCausalLM,
+        task: Task,
+        memory: MemoryBank | None,
+        texts: Sequence[str],
+        *,
+        silence: Collection[tuple[int, int | None]] = (),
+    ) -> None:
+        self.model, self.task, self._searched = model, task, {"memory": memory, "silence": silence}
         tokenizer = model.need_tokenizer()
         self.labels = all_label_tokens(tokenizer, task.template, task.labels)
         longest_label = max(map(len, self.labels)) - 1  # its last token is never read
@@ -212,12 +221,12 @@ class Classifier:
         if not self.prefix:
             return None
         ids_BT = torch.tensor([self.prefix], device=self.model.device)
-        return self.model(ids_BT, memory=self.memory, use_cache=True, logits_to_keep=1).cache
+        return self.model(ids_BT, use_cache=True, logits_to_keep=1, **self._searched).cache
 
     @torch.no_grad()
     def _continued(self, ids_BT: Tensor) -> Tensor:
         cache = repeated(self._cache, len(ids_BT)) if self._cache is not None else None
-        return self.model(ids_BT.to(self.model.device), cache=cache, memory=self.memory).logits
+        return self.model(ids_BT.to(self.model.device), cache=cache, **self._searched).logits
 
 
 @dataclass(frozen=True)
@@ -237,16 +246,26 @@ class Classification:
     label_step: int
 
 
-def classify(model: LongMemForCausalLM, text: str, task: Task, memory: MemoryBank) -> Classification:
-    """Classify a text with this memory and with an empty one. Errors: LongMemError where it is empty or too long."""
+def classify(
+    model: LongMemForCausalLM,
+    text: str,
+    task: Task,
+    memory: MemoryBank,
+    *,
+    silence: Collection[tuple[int, int | None]] = (),
+) -> Classification:
+    """Classify a text with this memory and with an empty one; silence: as in `Classifier`.
+
+    Errors: LongMemError where it is empty or too long.
+    """
     if not text.strip():
         raise LongMemError("The text is empty: write what is to be classified.")
-    remembering, plain = (Classifier(model, task, bank, [text]) for bank in (memory, None))
+    remembering, plain = (Classifier(model, task, bank, [text], silence=silence) for bank in (memory, None))
     [with_memory], [without] = remembering.ask([text]), plain.ask([text])
     query, label = remembering.query(text), remembering.labels[int(with_memory.scores().argmax())]
     first = max(1, len(remembering.prefix))  # without anything before it the first token is predicted by nothing
     ids = [*remembering.prefix, *query, *label]
-    trace = score_tokens(model, ids, first, memory=memory)
+    trace = score_tokens(model, ids, first, memory=memory, silence=silence)
     step = len(ids) - len(label) - first
     return Classification(text, task.labels, with_memory, without, remembering.in_window, trace, step)
 

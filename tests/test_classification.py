@@ -106,6 +106,15 @@ def test_scores_of_many_texts_are_those_of_each(tiny_model, bank):
         assert answer.log_p_N == pytest.approx(alone.log_p_N, abs=1e-4)
 
 
+def test_with_all_layers_silent_memory_says_what_an_empty_one_does(tiny_model, bank):
+    silent = [(layer, None) for layer in tiny_model.config.memory_layers]
+    found = classify(tiny_model, "the ship", TASK, bank, silence=silent)
+    assert found.with_memory.log_p_N == pytest.approx(found.without.log_p_N, abs=1e-4)
+    heard = classify(tiny_model, "the ship", TASK, bank)
+    assert heard.with_memory.log_p_N != pytest.approx(heard.without.log_p_N, abs=1e-4)
+    assert found.trace.to_frame().empty
+
+
 def test_the_window_holds_as_many_demonstrations_as_fit_beside_the_text(tiny_model):
     task = Task(TASK.labels, TEMPLATE, SHOWN)
     few = Classifier(tiny_model, task, None, ["a long and funny story by the sea"])
