@@ -108,10 +108,22 @@ def wire_inspector_panel(
         return draw_some(CHARTS, scope, request)
 
     def choose(scope: str, event: gr.EventData, request: gr.Request) -> list:
+        """First what is in sight: the chart that follows, or else the source."""
         known = studio.choose(request.session_hash, event.step, event.layer, event.head)
         bar = studio.switch_bar(studio.store.get(request.session_hash))
-        drawn_now = draw_some([event.chart] if known and event.chart in CHARTS else [], scope, request)
-        return [*drawn_now, bar, source.draw(request.session_hash)]
+        plots = {name: gr.skip() for name in FOLLOWING}
+        if known and event.chart in plots:
+            plots[event.chart] = studio.chart(request.session_hash, event.chart, whole_run=scope == WHOLE_RUN)
+            return [*plots.values(), bar, gr.skip(), event.chart]
+        return [*plots.values(), bar, source.draw(request.session_hash), ""]
+
+    def follow(chart: str, scope: str, request: gr.Request) -> list:
+        """Then what is out of sight: the table of that chart, and the source."""
+        tables = {name: gr.skip() for name in FOLLOWING}
+        if chart not in tables:
+            return [*tables.values(), gr.skip()]
+        tables[chart] = draw(chart, scope, request)[1]
+        return [*tables.values(), source.draw(request.session_hash)]
 
     def show_chunk(event: gr.EventData, request: gr.Request) -> tuple:
         return source.show_chunk(request.session_hash, event.chunk), gr.Tabs(selected="source")
@@ -125,9 +137,12 @@ def wire_inspector_panel(
     panel.details.click(show_chunk, None, [panel.source.view, panel.charts], **latest)
     # In a queue of its own: what is measured gives way to the model's turns by the session's lock.
     measuring = {**model_turn, "concurrency_id": "measure"}
-    panel.details.select(choose, panel.scope, [*drawn, panel.bar, panel.source.view], **latest).then(
-        measure, None, panel.measured, **measuring
-    )
+    following = [parts[name] for parts in (panel.plots, panel.tables) for name in FOLLOWING]
+    plots, tables = following[: len(FOLLOWING)], following[len(FOLLOWING) :]
+    shown = gr.State("")
+    chosen = panel.details.select(choose, panel.scope, [*plots, panel.bar, panel.source.view, shown], **latest)
+    followed = chosen.then(follow, [shown, panel.scope], [*tables, panel.source.view], **private)
+    followed.then(measure, None, panel.measured, **measuring)
     panel.scope.change(draw_all, panel.scope, drawn, **latest)
     for run_ended in run_ends:
         run_ended.then(draw_all, panel.scope, drawn, **private).then(measure, None, panel.measured, **measuring)
