@@ -6,6 +6,7 @@ import re
 import shutil
 import threading
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -324,7 +325,10 @@ def test_speed_is_measured_for_every_system_at_every_length(saved_model, tmp_pat
     assert kept["sliding_window"] == 2 * 4 * 2 * 8 * 4 * (16 + 3)
     assert result["ratios"]["bank_tokens"] == 256
     assert result["ratios"]["full_attention_length"] == 256
-    assert {len(row) for row in efficiency_table(result)} == {5}
+    assert {len(row) for row in efficiency_table(result)} == {6}
+    read = [row for item in result["items"] for row in item["systems"].values() if row["read_tokens_per_second"]]
+    counted = [row["peak_bytes"] for row in read if row["peak_bytes"] is not None]
+    assert all(most > 2**20 for most in counted)  # a whole process; nobody counts on some systems
 
 
 def test_full_attention_is_not_measured_where_it_would_take_minutes(tiny_model):
@@ -442,3 +446,34 @@ def test_settings_of_retrieval_are_compared_without_training(tiny_model, book):
     assert changes[0] == pytest.approx(plain, rel=1e-4)
     assert tiny_model.config.memory_layers == [1, 3]
     assert comparison_table(result)[1][-1] == "-"
+
+
+def test_the_first_scored_window_is_drawn_and_every_nth_follows(saved_model, book):
+    def starts(**options) -> list[int]:
+        result = perplexity(saved_model, book, systems=("backbone",), score_every=4, max_tokens=600, **options)
+        return [window[0] // 32 for window in result["items"][0]["windows"]]
+
+    found = {seed: starts(seed=seed) for seed in range(1, 9)}
+    assert all(set(np.diff(windows)) == {4} for windows in found.values())
+    assert {windows[0] for windows in found.values()} > {0, 1}
+    assert found[1] == starts(seed=1)
+
+
+def test_a_group_of_distractors_is_whole_and_only_so_many_are_asked(saved_model, book):
+    options = NeedleOptions(
+        saved_model, documents=(book,), lengths=(512,), kinds=("distractors",), facts=4, systems=("backbone",)
+    )
+    [item] = measure_needle(options)["items"]
+    assert (len(item["facts"]), item["haystacks"]) == (4, 1)
+    assert len(draw_facts(Random("1-distractors-512"), "distractors", 4)) == 9
+
+
+def test_a_run_is_not_gone_on_with_after_its_file_has_changed(saved_model, tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("The keeper wrote the name of every ship in a long ledger. " * 60)
+    options = PerplexityOptions(saved_model, systems=("backbone",), documents=(path,), json=tmp_path / "r.json")
+    Items("perplexity", options, Systems(saved_model, ["backbone"]), {}).add("one", {})
+    path.write_text("Another text. " * 200)
+    again = replace(options, resume=True)
+    with pytest.raises(LongMemError, match="of a run with other settings"):
+        Items("perplexity", again, Systems(saved_model, ["backbone"]), {})

@@ -79,10 +79,12 @@ def test_an_infinite_ratio_that_a_file_cannot_hold_is_shown(tmp_path):
         "date": "2026-11-26",
         "curve": [ratio | kinds | {"removed": 1}],
         "groups": {"helped": ratio | kinds | {"tokens": 5}, "hurt": {"tokens": 0}},
+        "gains": {"random_retrieved": {"difference": 0.031, "low": -0.008, "high": 0.073}},
     }
     (tmp_path / "attribution.json").write_text(json.dumps(result | {"systems": {"longmem": ratio}}))
     assert "8.6 (4.2 to ∞)" in filled("<!-- measured: attribution -->\n<!-- end -->", tmp_path, tmp_path)
-    assert "8.6 (4.2 to ∞) times over all tokens; 8.6 (4.2 to ∞) times" in goals(tmp_path)
+    reached = "8.6 (4.2 to ∞) times over all tokens, +0.031 nats (-0.008 to +0.073); 8.6 (4.2 to ∞) times"
+    assert reached in goals(tmp_path)
     unbounded = {"ratio": 149.0, "ratio_low": None, "ratio_high": None}
     assert times(unbounded) == "149.0 (-∞ to ∞)"
     assert times({name: float("inf") for name in unbounded}) == "∞ (∞ to ∞)"

@@ -329,7 +329,8 @@ def test_accuracy_is_the_share_of_items_that_are_right_for_each_prefix(tmp_path,
     assert result["systems"]["full_attention"]["accuracy"] is None
     assert "trained positions: 32; tokens of prefix: 64" in result["systems"]["full_attention"]["reason"]
     assert {len(row) for row in table(result)} == {6}
-    assert [row[0] for row in table(result)][1:] == ["backbone", "empty_bank", "longmem", "full_attention"]
+    names = ["backbone", "empty_bank", "longmem", "full_attention", "longmem against empty_bank"]
+    assert [row[0] for row in table(result)][1:] == names
 
 
 def test_full_attention_sees_the_whole_prefix_where_the_backbone_was_trained_for_it(tmp_path, saved_model):
