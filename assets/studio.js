@@ -2,10 +2,12 @@
 // server which token, layer or chunk was chosen. Runs as js_on_load of a gr.HTML, which gives
 // `element, props, trigger, watch`. All text enters the page as text nodes, never as HTML.
 
-const state = { step: null, layer: null, head: null, locked: false, measured: null };
+const state = { step: null, layer: null, head: null, chunk: null, locked: false, measured: null };
 const reduceMotion = matchMedia("(prefers-reduced-motion: reduce)").matches;
 const chosenStyle = document.head.appendChild(document.createElement("style"));
 const FOLLOWING = ["layers", "grid", "heads", "ranking", "scores", "gates"]; // charts that follow the chosen token
+const STEP_CHARTS = ["lm-timeline", "lm-effects", "lm-running"];
+const CHUNK_CHARTS = ["lm-layers", "lm-timeline", "lm-heads", "lm-ranking"];
 let timer = null;
 let told = 0;
 let known = { step: null, layer: null, head: null }; // what the server was told: pointing only looks, and then returns
@@ -150,14 +152,21 @@ function draw() {
   if (focused) [...element.querySelectorAll("[aria-label], [id]")].find((node) => node.getAttribute("aria-label") === focused || node.id === focused)?.focus();
 }
 
+function markChosen() {
+  const outline = "outline: 2px solid var(--lm-focus); outline-offset: 1px; border-radius: 3px;";
+  const token = run() && state.step !== null ? `.lm-panel[data-run="${run().run}"] [data-step="${state.step}"] { ${outline} }` : "";
+  const chunk = state.chunk === null ? "" : `mark[data-chunk="${state.chunk}"] { ${outline.replace("--lm-focus", "--lm-danger")} }`;
+  chosenStyle.textContent = `${token} ${chunk}`;
+}
+
 function choose(step, layer, tell, head = state.head) {
   if (step === null || !stepData(step)) return;
   state.head = layer !== null && layer !== state.layer && head === state.head ? null : head;
   state.step = step;
   if (layer !== null) state.layer = layer;
-  chosenStyle.textContent = `.lm-panel[data-run="${run().run}"] [data-step="${step}"] { outline: 2px solid var(--lm-focus); outline-offset: 1px; border-radius: 3px; }`;
+  markChosen();
   draw();
-  document.querySelectorAll(".lm-chart .js-plotly-plot").forEach(markStep);
+  markCharts();
   if (tell) tellServer();
 }
 
@@ -227,12 +236,16 @@ document.addEventListener("mouseover", (event) => {
 document.addEventListener("click", (event) => {
   onToken(event, true);
   const chunk = event.target.closest?.("[data-chunk]");
-  if (chunk) trigger("click", { chunk: Number(chunk.dataset.chunk) });
+  if (chunk) {
+    chooseChunk(Number(chunk.dataset.chunk));
+    trigger("click", { chunk: Number(chunk.dataset.chunk) });
+  }
   const goto = event.target.closest?.("[data-goto]");
   if (goto) choose(Number(goto.dataset.goto), Number(goto.dataset.layer), true);
 });
 document.addEventListener("keydown", (event) => {
   const here = event.target.closest?.(".lm-panel, #lm-inspector");
+  if (event.key === "Escape" && state.chunk !== null) chooseChunk(null);
   if (event.key === "Escape" && state.locked) toggleLock(false);
   if (!here) return;
   const mark = event.target.closest("[data-chunk]");
@@ -249,11 +262,54 @@ document.addEventListener("keydown", (event) => {
 // gr.Plot has no click event: bind Plotly's own, and mark the chosen token in the charts of the whole run.
 const first = (value) => value?.[0] ?? value; // customdata: a number, a list or a typed array
 
-function markStep(plot) {
-  if (!["lm-timeline", "lm-effects", "lm-running"].includes(plot.closest(".lm-chart")?.id) || state.step === null || !run()) return;
-  if (!window.Plotly || !plot._fullLayout?.xaxis || !plot.data?.length || plot.layout.shapes?.[0]?.x0 === state.step) return;
-  const line = { color: "#808691", width: 1.5, dash: "dot" };
-  window.Plotly.relayout(plot, { shapes: [{ type: "line", x0: state.step, x1: state.step, y0: 0, y1: 1, yref: "paper", line }] });
+// Where a chunk stands in a chart, as [x, y]: a heatmap's customdata has rows of cells, a scatter's a row for each point.
+function placesOf(plot, chunk) {
+  const places = [];
+  for (const trace of plot._fullData ?? []) {
+    const rows = Array.from(trace.customdata ?? []);
+    rows.forEach((row, i) => {
+      if (trace.type !== "heatmap") { if (first(row) === chunk) places.push([trace.x[i], trace.y[i]]); }
+      else Array.from(row).forEach((cell, j) => { if (first(cell) === chunk) places.push([trace.x[j], trace.y[i]]); });
+    });
+  }
+  return places;
+}
+
+// Lines at the chosen token and at the chosen chunk.
+function linesOf(plot, kind) {
+  const shapes = [];
+  const add = (places, line) => shapes.push({ type: "line", line, ...places });
+  const across = (x, line) => add({ x0: x, x1: x, y0: 0, y1: 1, yref: "paper" }, line);
+  const along = (y, line) => add({ y0: y, y1: y, x0: 0, x1: 1, xref: "paper" }, line);
+  if (STEP_CHARTS.includes(kind) && state.step !== null) across(state.step, { color: "#808691", width: 1.5, dash: "dot" });
+  if (state.chunk === null || !CHUNK_CHARTS.includes(kind)) return shapes;
+  const line = { color: "#D24B3E", width: 1.5 };
+  const places = placesOf(plot, state.chunk);
+  if (kind !== "lm-timeline") new Set(places.map(([x]) => x)).forEach((x) => across(x, line));
+  if (kind === "lm-timeline" || kind === "lm-ranking") new Set(places.map(([, y]) => y)).forEach((y) => along(y, line));
+  return shapes;
+}
+
+function markChart(plot) {
+  const kind = plot.closest(".lm-chart")?.id;
+  if (![...STEP_CHARTS, ...CHUNK_CHARTS].includes(kind) || !run()) return;
+  if (!window.Plotly || !plot._fullLayout?.xaxis || !plot.data?.length) return;
+  const shapes = linesOf(plot, kind);
+  const wanted = JSON.stringify(shapes);
+  if (plot.lmLines === wanted && (plot.layout.shapes?.length ?? 0) === shapes.length) return;
+  plot.lmLines = wanted;
+  window.Plotly.relayout(plot, { shapes });
+}
+
+function markCharts() {
+  document.querySelectorAll(".lm-chart .js-plotly-plot").forEach(markChart);
+}
+
+// A chunk that is chosen anywhere is marked everywhere: in the passages, the source and the charts.
+function chooseChunk(chunk) {
+  state.chunk = chunk;
+  markChosen();
+  markCharts();
 }
 
 function onChartClick(plot, point) {
@@ -262,7 +318,10 @@ function onChartClick(plot, point) {
   if (kind === "lm-grid") choose(state.step, point.customdata[0], true, point.customdata[1]);
   if (!["lm-layers", "lm-timeline", "lm-heads", "lm-ranking"].includes(kind)) return;
   const chunk = first(point.customdata);
-  if (Number.isInteger(chunk) && chunk !== -1) trigger("click", { chunk });
+  if (Number.isInteger(chunk) && chunk !== -1) {
+    chooseChunk(chunk);
+    trigger("click", { chunk });
+  }
   if (kind === "lm-timeline") choose(point.x, point.customdata[1], true);
 }
 
@@ -271,8 +330,8 @@ function bindCharts() {
     if (plot.lmBound || !plot.on) continue;
     plot.lmBound = true;
     plot.on("plotly_click", (event) => onChartClick(plot, event.points[0]));
-    plot.on("plotly_afterplot", () => markStep(plot));
-    markStep(plot);
+    plot.on("plotly_afterplot", () => markChart(plot));
+    markChart(plot);
   }
 }
 new MutationObserver(() => { bindCharts(); markOff(); }).observe(document.body, { childList: true, subtree: true });
@@ -285,6 +344,7 @@ document.addEventListener("lm-measured", (event) => {
 watch("value", () => {
   state.locked = false;
   state.head = null;
+  state.chunk = null;
   if (!run()) return draw();
   known = { step: run().focus, layer: run().layer, head: null };
   choose(run().focus, run().layer, false);

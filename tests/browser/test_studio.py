@@ -115,6 +115,22 @@ def test_a_click_in_the_map_shows_the_chunk_in_its_place(page):
     page.wait_for_selector("#lm-inspector .lm-passage mark")
 
 
+def test_a_chunk_that_is_chosen_is_marked_everywhere(page):
+    generate(page)
+    page.wait_for_selector("#lm-layers .gtitle:has-text('token')")
+    mark = page.locator("#lm-inspector .lm-passage mark").first
+    chunk = mark.get_attribute("data-chunk")
+    mark.click()
+    here = page.wait_for_selector(f"#lm-source-page mark[data-chunk='{chunk}']")
+    for place in (here, mark.element_handle()):
+        assert place.evaluate("node => getComputedStyle(node).outlineStyle") == "solid"
+    page.get_by_role("tab", name="Map").click()
+    lines = "document.querySelector('#lm-layers .js-plotly-plot').layout.shapes?.length ?? 0"
+    page.wait_for_function(f"({lines}) > 0")
+    page.keyboard.press("Escape")
+    page.wait_for_function(f"({lines}) === 0")
+
+
 def test_every_chart_is_drawn_and_marks_the_chosen_token(page):
     generate(page)
     for title, chart in [("Timeline", "timeline"), ("Heads", "heads"), ("Gates", "gates"), ("Effect", "effects")]:
