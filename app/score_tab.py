@@ -66,7 +66,8 @@ def wire_score_tab(
 
     def shown(view: ScoreView) -> tuple:
         kept = [gr.skip() if part is None else part for part in (view.panel, view.payload)]
-        return *kept, view.words, view.notice
+        share = gr.skip() if view.next_share is None else min(99.0, 100 * view.next_share)
+        return *kept, view.words, view.notice, share
 
     def choose(what: str) -> tuple:
         return (
@@ -91,5 +92,5 @@ def wire_score_tab(
     gr.on([tab.document.change, tab.share.change], trigger_mode="always_last", **previewed)
     ready = tab.go.click(lambda: markup.note("Reading the text…"), None, tab.status, queue=False, **private)
     inputs = [tab.what, tab.text, tab.document, tab.share, tab.length]
-    outputs = [tab.panel, inspector, tab.status, notice]
+    outputs = [tab.panel, inspector, tab.status, notice, tab.share]  # the next press takes the page after this one
     return ready.then(run, inputs, outputs, concurrency_id="model", concurrency_limit=1, **private)

@@ -28,6 +28,7 @@ class ScoreView:
     words: str
     notice: str = ""
     payload: dict | None = None
+    next_share: float | None = None  # where the page ends in its document, 0 to 1
 
 
 def score_text(
@@ -58,7 +59,8 @@ def score_page(
     prompt, before = continuation_point(model, session.bank, place.document, at)
     page = shortened(model, record.text[at : at + 12 * int(n_tokens)], int(n_tokens))
     trace = score(model, page, context=prompt, memory=session.bank, before=before, silence=silence)
-    return _kept(session, "scored", prompt, before, trace, silence, own_text=prompt + page)
+    view = _kept(session, "scored", prompt, before, trace, silence, own_text=prompt + page)
+    return replace(view, next_share=(at + len(page)) / len(record.text))
 
 
 def find(

@@ -493,6 +493,7 @@ def test_a_text_is_scored_and_inspected(opened):
 def test_the_next_page_of_a_document_searches_only_what_comes_before_it(opened):
     place = Place(0, 0.5)
     view = opened.score("me", NEXT_PAGE, "", place, 30)
+    assert place.share < view.next_share < 1  # where the next press goes on
     run = opened.store.get("me").run
     assert len(run.tokens) == 30
     at = place.character(STORY)

@@ -75,6 +75,7 @@ def test_a_text_is_scored_and_a_phrase_looked_up(page):
     page.fill("#lm-score-length input", "32")
     page.click("#lm-score")
     page.wait_for_selector("#lm-score-status .lm-done:has-text('over 32 tokens')")
+    page.wait_for_function("Number(document.querySelector('#lm-score-share input').value) > 60")  # the page after it
 
 
 def test_memory_is_set_saved_and_loaded(page, visit, studio_url, tmp_path):
