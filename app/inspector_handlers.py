@@ -127,17 +127,18 @@ class InspectorHandlers(StudioBase):
                 if not session.switches:
                     raise LongMemError("Nothing is switched off: use “off” beside a passage, a layer or a head first.")
                 stop = session.stop_generating = threading.Event()
-                session.runs_again = True
                 step = session.chosen[0] or 0
-                for found in what_if.again(self.model_of(session), session, run, session.switches, step):
-                    result = None if stop.is_set() else what_if_markup.comparison(found, running=True)
-                    yield WhatIfView(self.switch_bar(session), result, busy=True)
+                session.runs_again = True
+                try:
+                    for found in what_if.again(self.model_of(session), session, run, session.switches, step):
+                        result = None if stop.is_set() else what_if_markup.comparison(found, running=True)
+                        yield WhatIfView(self.switch_bar(session), result, busy=True)
+                finally:
+                    session.runs_again = False
             yield WhatIfView(self.switch_bar(session), "" if stop.is_set() else what_if_markup.comparison(found))
         except Exception as error:
             result = "" if found is None else what_if_markup.comparison(found, running=True, ended="It failed here.")
             yield WhatIfView(self.switch_bar(session), result, notice=said(error))
-        finally:
-            session.runs_again = False
 
     def measure(self, key: str) -> dict | None:
         """What each passage shown for the chosen token was worth: `run, step, effects`, in nats, in their order.

@@ -94,7 +94,7 @@ def read_archive(path: str | Path, *, fingerprint: str, device: str | torch.devi
             bank = None
             if set(STATES) <= set(file.namelist()) and described["fingerprint"] == fingerprint:
                 bank = _read_bank(path, file, fingerprint, device)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, RuntimeError, EOFError) as error:  # RuntimeError: encrypted, or compressed otherwise
         raise _refused(path, "it is not a memory file, or it is damaged") from error
     except OSError as error:
         raise _refused(path, error.strerror or error) from error

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from longmem.backbone import weights_hash
 from longmem.errors import LongMemError
 from longmem.evaluation.attribution import KINDS, times
 from longmem.evaluation.report import GOALS, MODULES, filled, goals, markdown, rewrite
+from longmem.model import LongMemForCausalLM
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "assets" / "results"
@@ -21,14 +23,20 @@ def test_tables_are_those_of_the_results(path):
     assert "<!-- measured: " in text
 
 
+@pytest.fixture(scope="module")
+def sidenet_hash() -> str:
+    return weights_hash(LongMemForCausalLM.from_pretrained(ROOT / "assets" / "model", device="cpu").sidenet)
+
+
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
-def test_a_result_names_its_command_and_the_model_that_is_here(path):
+def test_a_result_names_its_command_and_the_model_that_is_here(path, sidenet_hash):
     result = json.loads(path.read_text(encoding="utf-8"))
     config = json.loads((ROOT / "assets" / "model" / "config.json").read_text())
     assert result["evaluation"] in MODULES
     assert result["command"].startswith("python -m longmem evaluate ")
     if result["evaluation"] != "comparison":  # which compares short trainings on a backbone that it names
         assert result["model"]["fingerprint"] == config["backbone_fingerprint"]
+        assert result["model"].get("sidenet", sidenet_hash) == sidenet_hash  # older results name the backbone alone
 
 
 def test_a_changed_number_is_seen_and_mended(tmp_path):

@@ -160,12 +160,10 @@ def table(result: dict) -> list[list[str]]:
             interval = f"{100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f}"
         rows.append([name, *shares, interval, str(row["n"])])
     if gain := result["gains"].get("better_control"):
-        difference, interval = (
-            f"{100 * gain['difference']:+.1f} %",
-            f"{100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}",
-        )
         blank = [""] * (len(result["by_prefix"]) - 1)
-        rows.append([f"longmem against {gain['control']}", *blank, difference, interval, str(gain["n"])])
+        difference, *interval = (f"{100 * gain[name]:+.1f}" for name in ("difference", "low", "high"))
+        found = [f"{difference} %", " to ".join(interval), str(gain["n"])]
+        rows.append([f"longmem against {gain['control']}", *blank, *found])
     return rows
 
 
