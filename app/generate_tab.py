@@ -7,7 +7,7 @@ import gradio as gr
 from app import markup
 from app.generating import RunView
 from app.handlers import Studio
-from app.memory_panel import MemoryWiring
+from app.memory_panel import MemoryWiring, sent_only_as
 from app.reading import OPENING_PROMPT
 from app.settings import Place, Settings
 
@@ -153,6 +153,7 @@ def wire_generate_tab(
         preview,
         place,
         tab.preview,
+        js=sent_only_as(FROM_DOCUMENT),
         queue=False,
         trigger_mode="always_last",
         **private,

@@ -1,5 +1,6 @@
 """The sidebar: which model runs, what is in its memory, and the ways to put something there or take it out."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -57,6 +58,14 @@ class MemoryWiring:
     offer: Callable
     ready: dict
     queued: dict
+
+
+def sent_only_as(origin: str) -> str:
+    """The `js` of an event of (origin, document, share): the document is sent only where `origin` asks for one.
+
+    A dropdown changes with memory, out of sight too, and the server refuses a document that has left memory meanwhile.
+    """
+    return f"(origin, id, share) => [origin, origin === {json.dumps(origin)} ? id : null, share]"
 
 
 def build_memory_panel(studio: Studio) -> MemoryPanel:

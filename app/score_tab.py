@@ -6,7 +6,7 @@ import gradio as gr
 
 from app import markup
 from app.handlers import Studio
-from app.memory_panel import MemoryWiring
+from app.memory_panel import MemoryWiring, sent_only_as
 from app.scored import LOOKED_UP, NEXT_PAGE, SCORED, ScoreView
 from app.settings import Place
 
@@ -76,18 +76,22 @@ def wire_score_tab(
             gr.update(value=BUTTONS[what]),
         )
 
-    def preview(document: int | None, share: float, request: gr.Request) -> str:
-        place = None if document is None else Place(document, share / 100)
-        return studio.place_preview(request.session_hash, place)
+    def place_of(what: str, document: int | None, share: float) -> Place | None:
+        return Place(document, share / 100) if what == NEXT_PAGE and document is not None else None
+
+    def preview(what: str, document: int | None, share: float, request: gr.Request) -> str:
+        return studio.place_preview(request.session_hash, place_of(what, document, share))
 
     def run(what, text, document, share, length, request: gr.Request) -> tuple:
-        place = Place(document, share / 100) if what == NEXT_PAGE and document is not None else None
+        place = place_of(what, document, share)
         return shown(studio.score(request.session_hash, what, text, place, length))
 
     chosen = tab.what.change(choose, tab.what, [tab.text_part, tab.place_part, tab.go], queue=False, **private)
     offered = chosen.then(memory.offer, tab.document, tab.document, queue=False, **private)
     page.select(memory.offer, tab.document, tab.document, queue=False, **private)
-    previewed = {"fn": preview, "inputs": [tab.document, tab.share], "outputs": tab.preview, "queue": False, **private}
+    place = [tab.what, tab.document, tab.share]
+    previewed = {"fn": preview, "inputs": place, "outputs": tab.preview, "js": sent_only_as(NEXT_PAGE), "queue": False}
+    previewed |= private
     offered.then(**previewed)
     gr.on([tab.document.change, tab.share.change], trigger_mode="always_last", **previewed)
     ready = tab.go.click(lambda: markup.note("Reading the text…"), None, tab.status, queue=False, **private)

@@ -11,6 +11,7 @@ Shapes: B batch, T tokens, V vocabulary, E hidden size, G key-value heads, D hea
 
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -197,9 +198,11 @@ class MemorizingTransformer(ReadsDocuments, nn.Module):
         document: int,
         spans: Tensor | None = None,
     ) -> None:
+        top = max(self.config.memory_layers)  # nothing that is kept depends on what this layer retrieves
         for first, start, end in parts:
             ids_BT = token_ids[None, first:end].to(self.device)
-            _, *states = self._read(ids_BT, None, self._sources(memory, before=(document, first)), None)
+            sources = replace(self._sources(memory, before=(document, first)), silence={(top, None)})
+            _, *states = self._read(ids_BT, None, sources, None)
             keys_LGTD, values_LGTD = (
                 torch.stack([x[b][0, :, start - first :] for b in self.config.memory_layers]) for x in states
             )
