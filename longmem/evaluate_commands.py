@@ -134,13 +134,17 @@ def efficiency(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are compared.")] = 3,
     backend: Annotated[str, typer.Option(help="torch, torch-coarse, faiss-cpu or faiss-gpu.")] = "torch",
     model: Model = str(BUNDLED),
+    max_items: MaxItems = None,
+    seed: Seed = 1,
+    systems: SystemNames = None,
     json_file: JsonFile = None,
     resume: Resume = False,
+    full: Full = False,
 ) -> None:
     """Tokens per second and bytes by length: full attention, a sliding window, LongMem."""
     from longmem.evaluation.efficiency import PROMPT, EfficiencyOptions, measure_efficiency, table
 
-    options = common(model, None, 1, None, json_file, resume, False)
+    options = common(model, max_items, seed, systems, json_file, resume, full)
     own = {"lengths": numbers("--lengths", lengths, PROMPT + 1), "new_tokens": new_tokens}
     settings = EfficiencyOptions(**options, documents=tuple(documents), rounds=rounds, backend=backend, **own)
     show(table(measure_efficiency(settings)))
@@ -156,13 +160,17 @@ def comparison(
     ] = Path("runs/comparison"),
     max_tokens: Annotated[int, typer.Option(min=1, help="Of each document.")] = 6_144,
     model: Model = str(BUNDLED),
+    max_items: MaxItems = None,
+    seed: Seed = 1,
+    systems: SystemNames = None,
     json_file: JsonFile = None,
     resume: Resume = False,
+    full: Full = False,
 ) -> None:
     """Short trainings that differ in one setting, measured on held-out text."""
     from longmem.evaluation.comparison import ComparisonOptions, measure_comparison, table
 
-    options = common(model, None, 1, None, json_file, resume, False)
+    options = common(model, max_items, seed, systems, json_file, resume, full)
     own = {"config": config, "output": output, "packs": tuple(data), "max_tokens": max_tokens}
     show(table(measure_comparison(ComparisonOptions(**options, documents=tuple(documents), **own))))
 
@@ -173,13 +181,17 @@ def retrieval(
     max_tokens: Annotated[int, typer.Option(min=1, help="Of each document.")] = 6_144,
     score_every: Annotated[int, typer.Option(min=1, help="Score every n-th window; all are read.")] = 2,
     model: Model = str(BUNDLED),
+    max_items: MaxItems = None,
+    seed: Seed = 1,
+    systems: SystemNames = None,
     json_file: JsonFile = None,
     resume: Resume = False,
+    full: Full = False,
 ) -> None:
     """The model with other numbers of retrieved tokens, chunk scores and layers than it was trained with."""
     from longmem.evaluation.comparison import RetrievalOptions, measure_retrieval, table
 
-    options = common(model, None, 1, None, json_file, resume, False)
+    options = common(model, max_items, seed, systems, json_file, resume, full)
     own = {"max_tokens": max_tokens, "score_every": score_every}
     show(table(measure_retrieval(RetrievalOptions(**options, documents=tuple(documents), **own))))
 
@@ -260,6 +272,7 @@ def attribution(
     model: Model = str(BUNDLED),
     max_items: MaxItems = None,
     seed: Seed = 1,
+    systems: SystemNames = None,
     json_file: JsonFile = None,
     resume: Resume = False,
     full: Full = False,
@@ -267,7 +280,7 @@ def attribution(
     """What removing the chunk with the largest weight costs, against a random one: are the charts faithful?"""
     from longmem.evaluation.attribution import AttributionOptions, measure_attribution, table
 
-    options = common(model, max_items, seed, None, json_file, resume, full)
+    options = common(model, max_items, seed, systems, json_file, resume, full)
     own = {"read_tokens": read_tokens, "tokens_per_document": tokens_per_document}
     settings = AttributionOptions(
         **options, documents=tuple(documents), removed=numbers("--removed", removed, 1), **own
@@ -286,7 +299,9 @@ def staleness(
     probes: Annotated[int, typer.Option(min=1, help="Texts held back from training, to measure on.")] = 4,
     probe_tokens: Annotated[int, typer.Option(min=1, help="Of each, read into memory.")] = 2_048,
     model: Model = str(BUNDLED),
+    max_items: MaxItems = None,
     seed: Seed = 1,
+    systems: SystemNames = None,
     json_file: JsonFile = None,
     resume: Resume = False,
     full: Full = False,
@@ -294,7 +309,7 @@ def staleness(
     """What happens to cached keys while MemTRM and LongMem are trained on the same text."""
     from longmem.evaluation.staleness import StalenessOptions, measure_staleness, table
 
-    options = common(model, None, seed, None, json_file, resume, full)
+    options = common(model, max_items, seed, systems, json_file, resume, full)
     own = {"backbone": backbone, "steps": steps, "every": every, "lanes": lanes, "memory_tokens": memory_tokens}
     own |= {"probes": probes, "probe_tokens": probe_tokens}
     show(table(measure_staleness(StalenessOptions(**options, documents=tuple(documents), **own))))

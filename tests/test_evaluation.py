@@ -334,6 +334,16 @@ def test_speed_is_measured_for_every_system_at_every_length(saved_model, tmp_pat
 def test_full_attention_is_not_measured_where_it_would_take_minutes(tiny_model):
     assert why_not_full_attention(tiny_model, 16_384) is None
     assert "up to 16,384 tokens" in why_not_full_attention(tiny_model, 16_385)
+    assert why_not_full_attention(tiny_model, 16_385, however_long=True) is None
+
+
+def test_speed_can_be_measured_of_some_systems_at_some_lengths(tiny_model, book):
+    options = {"documents": (book,), "lengths": (96, 128, 160), "new_tokens": 2, "rounds": 1}
+    found = measure_efficiency(EfficiencyOptions(tiny_model, systems=("sliding_window",), max_items=1, **options))
+    assert [sorted(item["systems"]) for item in found["items"]] == [["longmem", "sliding_window"]]
+    assert "writing_to_full_attention" not in found["ratios"]
+    with pytest.raises(LongMemError, match="--systems names 'backbone'; this evaluation measures full_attention, slid"):
+        measure_efficiency(EfficiencyOptions(tiny_model, systems=("backbone",), **options))
 
 
 def test_variants_are_trained_once_and_compared_on_the_same_text(saved_model, book, tmp_path):
@@ -354,6 +364,9 @@ def test_variants_are_trained_once_and_compared_on_the_same_text(saved_model, bo
     before = weights.stat().st_mtime_ns
     assert measure_comparison(options)["items"] == result["items"]
     assert weights.stat().st_mtime_ns == before
+    config.write_text(config.read_text().replace("chunk_key", "matrix_lr = 0.5\nchunk_key"))
+    with pytest.raises(TrainingDataError, match=r"matrix_lr is 0.5, but the run in .*mean was begun with"):
+        measure_comparison(options)
 
 
 @pytest.mark.parametrize(
@@ -446,6 +459,13 @@ def test_settings_of_retrieval_are_compared_without_training(tiny_model, book):
     assert changes[0] == pytest.approx(plain, rel=1e-4)
     assert tiny_model.config.memory_layers == [1, 3]
     assert comparison_table(result)[1][-1] == "-"
+
+
+def test_settings_of_retrieval_can_be_compared_on_fewer_documents_but_not_by_other_systems(tiny_model, book):
+    options = {"documents": (book,), "max_tokens": 64, "progress": lambda *step: None}
+    assert measure_retrieval(RetrievalOptions(tiny_model, max_items=1, **options))["documents"] == 1
+    with pytest.raises(LongMemError, match="retrieval always compares backbone, empty_bank, longmem"):
+        measure_retrieval(RetrievalOptions(tiny_model, systems=("memtrm",), **options))
 
 
 def test_the_first_scored_window_is_drawn_and_every_nth_follows(saved_model, book):

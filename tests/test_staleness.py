@@ -266,8 +266,10 @@ def test_wrong_options_and_too_few_texts_are_named(saved_model, books):
         next(staleness_steps(small(saved_model, books, probes=4)))
     with pytest.raises(LongMemError, match="documents hold 4 texts, 0 of them with the 32033 tokens"):
         next(staleness_steps(small(saved_model, books, probe_tokens=32_000)))
-    with pytest.raises(LongMemError, match="always compares longmem and memtrm"):
+    with pytest.raises(LongMemError, match="--systems is 'longmem'; staleness always compares longmem, memtrm"):
         measure_staleness(small(saved_model, books, systems=("longmem",)))
+    with pytest.raises(LongMemError, match="probes is 2; documents"):
+        next(staleness_steps(small(saved_model, books, probes=4, max_items=2, probe_tokens=32_000)))
 
 
 def test_a_loaded_model_is_shown_in_smaller_windows_and_left_as_it_was(tiny_model, books):

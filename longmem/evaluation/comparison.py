@@ -15,10 +15,11 @@ from pathlib import Path
 from longmem.backbone import copy_of
 from longmem.errors import TrainingDataError
 from longmem.evaluation.perplexity import PerplexityOptions, measure_perplexity
-from longmem.evaluation.results import Items, Options, settings_of
+from longmem.evaluation.results import Items, Options, always_compares, settings_of
 from longmem.evaluation.systems import Systems
 from longmem.model import LongMemForCausalLM
 from longmem.training.adapt import SideNetTraining, adapt
+from longmem.training.run import prepare_folder
 from longmem.training.settings import CONFIGS
 
 COMPARED = ("backbone", "empty_bank", "longmem")
@@ -29,7 +30,8 @@ LAST = 3  # log lines of training whose mean tells how far recall has come
 class ComparisonOptions(Options):
     """config: a .toml file, or one of the package; output: folder for the runs; packs: training text.
 
-    documents: held-out text; max_tokens: of each document. `model` is that of the backbone.
+    documents: held-out text, at most `max_items`; max_tokens: of each (with `full` all). `model` is that of the
+    backbone. `seed` is also that of every training, unless the file names one.
     """
 
     config: str = "cpu"
@@ -43,10 +45,13 @@ def measure_comparison(options: ComparisonOptions) -> dict:
     """Train what has not been trained, measure, and return (and write) one item per variant.
 
     Raises:
-        TrainingDataError: no such file, no variants in it, or an unknown setting.
+        TrainingDataError: no such file, no variants in it, an unknown setting, or a variant in `output` that was
+            trained with others.
+        LongMemError: systems that it does not compare.
     """
+    always_compares(options, "comparison", COMPARED)
     shared, variants = read_variants(options.config)
-    settings = settings_of(options, "config", "documents", "max_tokens") | {"shared": shared}
+    settings = settings_of(options, "config", "documents") | {"max_tokens": _most(options), "shared": shared}
     items = Items("comparison", options, Systems(options.model, ("longmem",)), settings)
     for name in items.each(variants):
         items.add(name, measure_variant(name, shared, variants[name], options))
@@ -72,18 +77,13 @@ def read_variants(config: str) -> tuple[dict, dict[str, dict]]:
 def measure_variant(name: str, shared: dict, changes: dict, options: ComparisonOptions) -> dict:
     """One variant: {"name", "changes", perplexities, recall and gate at the end of training}; trained if need be."""
     folder = options.output / name
-    settings = shared | changes | {"backbone": options.model, "packs": list(options.packs), "output": str(folder)}
-    if not (folder / "model" / "config.json").is_file():
-        adapt(SideNetTraining(**settings | {"resume": True}))
-    measured = measure_perplexity(
-        PerplexityOptions(
-            str(folder / "model"),
-            systems=COMPARED,
-            documents=options.documents,
-            max_tokens=options.max_tokens,
-            score_every=1,
-        )
-    )
+    own = {"backbone": options.model, "packs": list(options.packs), "output": str(folder), "resume": True}
+    training = SideNetTraining(**{"seed": options.seed} | shared | changes | own)
+    if (folder / "model" / "config.json").is_file():
+        prepare_folder(folder, resume=True, settings=training)
+    else:
+        adapt(training)
+    measured = measure_perplexity(_perplexity(str(folder / "model"), options, score_every=1))
     perplexity = {system: row["perplexity"] for system, row in measured["systems"].items()}
     return {
         "name": name,
@@ -94,6 +94,16 @@ def measure_variant(name: str, shared: dict, changes: dict, options: ComparisonO
     }
 
 
+def _most(options: "ComparisonOptions | RetrievalOptions") -> int | None:
+    return None if options.full else options.max_tokens
+
+
+def _perplexity(model: str | LongMemForCausalLM, options: "ComparisonOptions | RetrievalOptions", **own):
+    """How each variant is measured, on the same documents."""
+    same = {"documents": options.documents, "max_items": options.max_items, "seed": options.seed}
+    return PerplexityOptions(model, systems=COMPARED, max_tokens=_most(options), **same, **own)
+
+
 def _end_of_training(path: Path) -> dict:
     """Means over the last log lines: share of asked tokens that were right, and of memory in the fusion."""
     rows = [json.loads(line) for line in path.read_text().splitlines()][-LAST:]
@@ -102,7 +112,10 @@ def _end_of_training(path: Path) -> dict:
 
 @dataclass(frozen=True)
 class RetrievalOptions(Options):
-    """documents: held-out text; max_tokens: of each document; score_every: score every n-th window, read all."""
+    """documents: held-out text, at most `max_items`; max_tokens: of each (with `full` all).
+
+    score_every: score every n-th window (with `full` all), read all.
+    """
 
     documents: tuple[Path, ...] = ()
     max_tokens: int = 6_144
@@ -114,16 +127,17 @@ def measure_retrieval(options: RetrievalOptions) -> dict:
 
     Nothing is trained, so there is no recall in training; "documents" is how many the intervals go over.
     """
+    always_compares(options, "retrieval", COMPARED)
     systems = Systems(options.model, COMPARED)
     variants = retrieval_variants(systems.model)
-    settings = settings_of(options, "documents", "max_tokens", "score_every") | {"trained": False}
+    every = 1 if options.full else options.score_every
+    settings = settings_of(options, "documents")
+    settings |= {"max_tokens": _most(options), "score_every": every, "trained": False}
     items, n = Items("comparison", options, systems, settings), 0
     for name in items.each(variants):
         model = with_retrieval(systems.model, variants[name])
-        own = {"documents": options.documents, "max_tokens": options.max_tokens, "score_every": options.score_every}
-        measured = measure_perplexity(
-            PerplexityOptions(model, systems=COMPARED, progress=lambda done, total: None, **own)
-        )
+        own = {"score_every": every, "progress": lambda done, total: None}
+        measured = measure_perplexity(_perplexity(model, options, **own))
         perplexity = {system: measured["systems"][system]["perplexity"] for system in COMPARED}
         n = measured["systems"]["longmem"]["n"]
         gain = measured["gains"]["backbone"]

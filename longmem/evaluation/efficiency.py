@@ -20,7 +20,7 @@ from transformers import Cache, DynamicCache
 from longmem.backbone import copy_of
 from longmem.documents import segments
 from longmem.errors import LongMemError
-from longmem.evaluation.results import Items, Options, settings_of
+from longmem.evaluation.results import Items, Options, draw, settings_of
 from longmem.evaluation.systems import Systems
 from longmem.memory_bank import MemoryBank
 from longmem.model import LongMemForCausalLM
@@ -36,6 +36,8 @@ class EfficiencyOptions(Options):
     """documents: text to read, repeated until it is long enough; lengths: tokens of context; new_tokens: to write.
 
     rounds: measured after a first one that does not count; backend: of the search, see `longmem.search`.
+    systems: of `contestants`, longmem always among them; max_items: of the lengths; full: full attention at every
+    length, on a CPU too; seed: of the fresh SideNets.
     """
 
     documents: tuple[Path, ...] = ()
@@ -128,12 +130,13 @@ def measure_efficiency(options: EfficiencyOptions) -> dict:
     """Measure, and return (and write) tokens/s and bytes by length, and the ratios that matter at the longest."""
     systems = Systems(options.model, ("longmem",))
     model = systems.model
-    settings = settings_of(options, "documents", "lengths", "new_tokens", "rounds", "backend")
+    torch.manual_seed(options.seed)
+    timed = _chosen(contestants(model, options.backend), options.systems)
+    settings = settings_of(options, "documents", "lengths", "new_tokens", "rounds", "backend") | {"systems": [*timed]}
     settings |= {"device": device_name(model), "dtype": str(model.dtype), "threads": torch.get_num_threads()}
     items = Items("efficiency", options, systems, settings)
     ids_T = text_of(model, options.documents, max(options.lengths)).to(model.device)
-    timed = contestants(model, options.backend)
-    keys = {str(length): length for length in sorted(options.lengths)}
+    keys = {str(x): x for x in draw(sorted(set(options.lengths)), options.max_items, options.seed)}
     for key in items.each(keys):
         items.add(key, {"length": keys[key], **measure_length(model, timed, ids_T[: keys[key]], options)})
     ratios = {} if items.is_stopped else base_ratios(model, ids_T, options)
@@ -157,12 +160,21 @@ def contestants(model: LongMemForCausalLM, backend: str) -> dict[str, Timed]:
     return timed
 
 
+def _chosen(timed: dict[str, Timed], names: Sequence[str] | None) -> dict[str, Timed]:
+    """Those that were asked for, and the model itself. Errors: LongMemError."""
+    for name in names or ():
+        if name not in timed:
+            raise LongMemError(f"--systems names {name!r}; this evaluation measures {', '.join(timed)}.")
+    return {name: timed[name] for name in timed if names is None or name in (*names, "longmem")}
+
+
 def measure_length(
     model: LongMemForCausalLM, timed: dict[str, Timed], ids_T: Tensor, options: EfficiencyOptions
 ) -> dict:
     """One length of context: {"systems": {name: tokens/s of reading and writing, bytes}}."""
     chosen, skipped = dict(timed), {}
-    if reason := why_not_full_attention(model, len(ids_T)):
+    reason = why_not_full_attention(model, len(ids_T), however_long=options.full)
+    if reason and "full_attention" in chosen:
         del chosen["full_attention"]
         skipped["full_attention"] = {"read_tokens_per_second": None, "reason": reason}
     seconds = {(name, verb): [] for name in chosen for verb in ("read", "write")}
@@ -235,12 +247,12 @@ def seconds_of(run: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def why_not_full_attention(model: LongMemForCausalLM, length: int) -> str | None:
+def why_not_full_attention(model: LongMemForCausalLM, length: int, *, however_long: bool = False) -> str | None:
     """Why full attention is not measured at this length, or None."""
     if model.backbone.family.position == "learned" and length > model.config.backbone_config.max_position_embeddings:
         return f"this backbone has learned positions for {model.config.backbone_config.max_position_embeddings} tokens"
-    if model.device.type == "cpu" and length > CPU_FULL_ATTENTION:
-        return f"on a CPU it is measured up to {CPU_FULL_ATTENTION:,} tokens"
+    if model.device.type == "cpu" and length > CPU_FULL_ATTENTION and not however_long:
+        return f"on a CPU it is measured up to {CPU_FULL_ATTENTION:,} tokens, unless --full is given"
     return None
 
 
@@ -297,7 +309,7 @@ def peak(device: torch.device) -> int | None:
 
 def _against_full(found: list[dict]) -> dict:
     """LongMem against full attention at the longest context where both were measured."""
-    both = [item for item in found if item["systems"]["full_attention"].get("write_seconds")]
+    both = [item for item in found if item["systems"].get("full_attention", {}).get("write_seconds")]
     if not both:
         return {}
     item = both[-1]

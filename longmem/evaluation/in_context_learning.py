@@ -220,9 +220,10 @@ def fit_window(
     """As `classification.fit_window`. Errors: LongMemError where not one demonstration fits."""
     used, ids = classification.fit_window(tokenizer, data.template, demonstrations, room)
     if used == 0:
+        longest = max(data.test, key=lambda text: len(query_tokens(tokenizer, data.template, text.text)))
         raise LongMemError(
-            f"--in-window: not one demonstration of {data.name} fits in the window, which has room for {room} tokens "
-            "beside the longest text: shorten the texts."
+            f"--in-window: not one demonstration of {data.name} fits in the window, which has room for {max(0, room)} "
+            f"tokens beside the longest text (line {longest.line} of the test file): shorten or remove it."
         )
     return used, ids
 

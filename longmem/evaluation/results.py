@@ -209,6 +209,13 @@ def gains_in_accuracy(right: dict[str, Sequence[float]], systems: dict, controls
     return gains
 
 
+def always_compares(options: Options, evaluation: str, names: Sequence[str]) -> None:
+    """For an evaluation whose systems cannot be chosen. Errors: LongMemError where others were asked for."""
+    if options.systems is not None and set(options.systems) != set(names):
+        asked = ",".join(options.systems)
+        raise LongMemError(f"--systems is {asked!r}; {evaluation} always compares {', '.join(names)}.")
+
+
 def settings_of(options: object, *names: str) -> dict:
     """Some fields of a dataclass as a result records them: files by their names, not by where they lie."""
     return {name: _plain(getattr(options, name)) for name in names}

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from longmem.backbone import copy_of
 from longmem.errors import LongMemError
-from longmem.evaluation.results import Items, Options, bootstrap, draw, settings_of
+from longmem.evaluation.results import Items, Options, always_compares, bootstrap, draw, settings_of
 from longmem.evaluation.systems import Systems
 from longmem.model import LongMemForCausalLM
 from longmem.retrieval import Retrieval
@@ -45,10 +45,10 @@ class StalenessOptions(Options):
     """documents: txt, jsonl or jsonl.xz files, for training and probes; max_characters: of each (with `full` all).
 
     backbone: a folder or a name on the hub, by default the one inside `model`; window: in tokens, by default the
-    model's (a smaller one is faster); steps: of training, measured at the
-    start, after `every` so many and at the end; memory_tokens: of each lane; probes: texts held back from training, of
-    which probe_tokens are read and the next window is scored; matrix_lr: Muon's, other_lr: AdamW's, warmup: steps
-    until they are reached, for both systems.
+    model's (a smaller one is faster); steps: of training, measured at the start, after `every` so many and at the end;
+    memory_tokens: of each lane; probes: texts held back from training (at most `max_items`), of which probe_tokens are
+    read and the next window is scored; matrix_lr: Muon's, other_lr: AdamW's, warmup: steps until they are reached, for
+    both systems.
     """
 
     documents: tuple[Path, ...] = ()
@@ -75,8 +75,7 @@ def measure_staleness(options: StalenessOptions) -> dict:
     Raises:
         LongMemError: an option outside what is allowed, or too few texts.
     """
-    if options.systems is not None:
-        raise LongMemError(f"--systems is {options.systems}; staleness always compares longmem and memtrm.")
+    always_compares(options, "staleness", ("longmem", "memtrm"))
     _check(options)
     systems = Systems(options.model, ("longmem",))
     items = Items("staleness", options, systems, settings_of(options, *SETTINGS))
@@ -178,12 +177,13 @@ def _texts(
     ids = [np.array(encoding.ids) for encoding in encoded]
     needed = options.probe_tokens + window + 1
     long_enough = [i for i, part in enumerate(ids) if len(part) >= needed]
-    if len(long_enough) < options.probes or len(ids) == options.probes:
+    wanted = min(options.probes, options.max_items or options.probes)
+    if len(long_enough) < wanted or len(ids) == wanted:
         raise LongMemError(
-            f"probes is {options.probes}; documents hold {len(ids)} texts, {len(long_enough)} of them with the "
+            f"probes is {wanted}; documents hold {len(ids)} texts, {len(long_enough)} of them with the "
             f"{needed} tokens of a probe, and one more text must remain to train on."
         )
-    chosen = draw(long_enough, options.probes, options.seed)
+    chosen = draw(long_enough, wanted, options.seed)
     probes = torch.from_numpy(np.stack([ids[i][:needed] for i in chosen]))
     return probes, [part for i, part in enumerate(ids) if i not in chosen]
 
