@@ -165,7 +165,9 @@ def load_backbone(name_or_path: str | Path) -> PreTrainedModel:
     weights = load_file(cached_file(str(name_or_path), "model.safetensors"))
     state = {name.removeprefix(inside): weight for name, weight in weights.items() if name.startswith(inside)}
     backbone_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config.backbone_config)]
-    return backbone_class.from_pretrained(None, config=config.backbone_config, state_dict=state)
+    backbone = backbone_class.from_pretrained(None, config=config.backbone_config, state_dict=state)
+    backbone.name_or_path = str(name_or_path)  # it would say "None", and a tokenizer of that name be asked for
+    return backbone
 
 
 def copy_of(causal_lm: PreTrainedModel) -> PreTrainedModel:

@@ -281,3 +281,5 @@ def test_the_backbone_inside_a_saved_model_is_found(tiny_model, tmp_path):
         torch.testing.assert_close(found(ids).logits, tiny_model.backbone.causal_lm(ids).logits)
     again = LongMemForCausalLM.from_backbone(found, memory_layers=[1, 3], window=32)
     assert again.fingerprint == tiny_model.fingerprint
+    assert again.config.backbone_name_or_path == str(tmp_path / "whole")
+    assert again.tokenizer("The keeper")["input_ids"] == tiny_model.tokenizer("The keeper")["input_ids"]
