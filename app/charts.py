@@ -59,7 +59,7 @@ def layers_by_position(trace: pd.DataFrame, chunks: pd.DataFrame, *, step: int |
     for document, group in cells.groupby("document_id"):
         figure.add_trace(_position_heatmap(document, group, layers, width, cells.share.max()))
     which = "all tokens" if step is None else f"token {step}"
-    _title(figure, f"Where each layer looked · {which}", _scale_note(cells.share.max()))
+    set_title(figure, f"Where each layer looked · {which}", _scale_note(cells.share.max()))
     figure.update_xaxes(title_text="position in memory (tokens, oldest first)", range=[0, memory_tokens])
     figure.update_yaxes(
         tickvals=list(range(len(layers))), ticktext=[f"layer {x}" for x in layers], range=[len(layers) - 0.5, -0.5]
@@ -86,8 +86,8 @@ def steps_by_position(trace: pd.DataFrame, chunks: pd.DataFrame) -> Figure:
         figure.add_trace(_point_cloud(document, group, symbol, points.weight.max()))
     drawn = "" if n_points <= MAX_POINTS else f" · the {MAX_POINTS:,} heaviest of {n_points:,}"
     shapes = "  ".join(f"{SYMBOLS[symbol[layer]]} layer {layer}" for layer in symbol)
-    _title(figure, f"When it looked where{drawn}", f"{shapes} · area = weight")
-    figure.update_xaxes(title_text="generated token", **_token_ticks(trace))
+    set_title(figure, f"When it looked where{drawn}", f"{shapes} · area = weight")
+    figure.update_xaxes(title_text="generated token", **token_ticks(trace))
     figure.update_yaxes(title_text="position in memory (tokens)", rangemode="tozero")
     return figure
 
@@ -111,7 +111,7 @@ def heads_by_chunk(trace: pd.DataFrame, chunks: pd.DataFrame, *, step: int, laye
     drawn = (
         f"{len(columns)} chunks" if len(total) <= MAX_COLUMNS else f"the {MAX_COLUMNS} heaviest of {len(total)} chunks"
     )
-    _title(figure, f"Heads of layer {layer} · token {step} · {drawn}", _scale_note(100 * kept.weight.max()))
+    set_title(figure, f"Heads of layer {layer} · token {step} · {drawn}", _scale_note(100 * kept.weight.max()))
     figure.update_xaxes(title_text="retrieved chunks, in the order of memory (number = chunk id)", tickangle=-60)
     figure.update_xaxes(tickvals=list(columns.values()), ticktext=[f"#{chunk}" for chunk in columns])
     figure.update_yaxes(
@@ -140,7 +140,7 @@ def gate_bars(gates: pd.DataFrame, *, step: int | None = None) -> Figure:
         )
         figure.add_trace(bars)
     which = "mean over all tokens" if step is None else f"token {step}"
-    _title(figure, f"How far each gate is open · {which}", "share of a head's output that comes from memory")
+    set_title(figure, f"How far each gate is open · {which}", "share of a head's output that comes from memory")
     figure.update_layout(bargap=0.25)
     figure.update_xaxes(title_text="layer·head", type="category")
     figure.update_yaxes(title_text="share from memory (%)", range=[0, 100])
@@ -162,9 +162,9 @@ def effect_strip(tokens: pd.DataFrame) -> Figure:
         "<br>%{customdata[1]:.1f} % with an empty memory<extra></extra>",
     )
     figure = Figure(bars, layout=theme.figure_layout(240))
-    _title(figure, "What memory did to each token", "log-probability with memory minus with an empty memory")
+    set_title(figure, "What memory did to each token", "log-probability with memory minus with an empty memory")
     figure.update_layout(bargap=0.15)
-    figure.update_xaxes(title_text="generated token", **_token_ticks(tokens))
+    figure.update_xaxes(title_text="generated token", **token_ticks(tokens))
     figure.update_yaxes(title_text="effect (nats)", zeroline=True, zerolinecolor="rgba(128,128,128,0.5)")
     return figure
 
@@ -198,7 +198,7 @@ def layer_head_grid(gates: pd.DataFrame, *, step: int | None = None) -> Figure:
         layout=theme.figure_layout(130 + 44 * len(layers)),
     )
     which = "mean over all tokens" if step is None else f"token {step}"
-    _title(figure, f"How much of each head is memory · {which}", "click a head to follow it in Ranking and Scores")
+    set_title(figure, f"How much of each head is memory · {which}", "click a head to follow it in Ranking and Scores")
     figure.update_xaxes(title_text="query head", tickvals=heads, ticktext=[str(head) for head in heads])
     figure.update_yaxes(
         tickvals=list(range(len(layers))), ticktext=[f"layer {x}" for x in layers], range=[len(layers) - 0.5, -0.5]
@@ -223,7 +223,7 @@ def chunk_ranking(
     figure = Figure(layout=theme.figure_layout(300))
     for document, group in located.groupby("document_id"):
         figure.add_trace(_ranked_points(document, group))
-    _title(
+    set_title(
         figure,
         f"Score against weight · {who} · token {step}",
         "score is what the search proposed, weight what was used",
@@ -271,37 +271,10 @@ def score_histogram(scores: pd.DataFrame, *, step: int, layer: int, head: int) -
             )
         )
     title = f"Scores of all {len(scores):,} chunks · head {layer}·{head} · token {step}"
-    _title(figure, title, f"amber: the {int(scores.retrieved.sum())} retrieved · grey: all others")
+    set_title(figure, title, f"amber: the {int(scores.retrieved.sum())} retrieved · grey: all others")
     figure.update_layout(barmode="stack", bargap=0)
     figure.update_xaxes(title_text="score")
     figure.update_yaxes(title_text="chunks (logarithmic)", type="log")
-    return figure
-
-
-def running_perplexity(tokens: pd.DataFrame) -> Figure:
-    """Lines: perplexity of all tokens so far, with memory and with an empty one."""
-    if tokens.empty or tokens.logprob.isna().any():
-        return empty_figure("Nothing was predicted here: score a text to see its perplexity grow.")
-    figure = Figure(layout=theme.figure_layout(280))
-    count = np.arange(1, len(tokens) + 1)
-    lines = (
-        ("logprob_empty", "empty memory", theme.WITHOUT_MEMORY, "dash"),
-        ("logprob", "with memory", theme.WITH_MEMORY, "solid"),
-    )
-    for column, name, colour, dash in lines:
-        figure.add_trace(
-            go.Scatter(
-                x=tokens.step,
-                y=np.exp(-tokens[column].cumsum() / count),
-                mode="lines",
-                name=name,
-                line={"color": colour, "width": 2, "dash": dash},
-                hovertemplate=f"first %{{x}} tokens<br>perplexity {name} %{{y:.1f}}<extra></extra>",
-            )
-        )
-    _title(figure, "Perplexity of the text so far", "amber: with memory · grey, dashed: with an empty memory")
-    figure.update_xaxes(title_text="token", **_token_ticks(tokens))
-    figure.update_yaxes(title_text="perplexity", rangemode="tozero")
     return figure
 
 
@@ -402,7 +375,7 @@ def _head_heatmap(
     )
 
 
-def _title(figure: Figure, title: str, subtitle: str) -> None:
+def set_title(figure: Figure, title: str, subtitle: str) -> None:
     figure.update_layout(title_text=title, title_subtitle_text=subtitle)
 
 
@@ -411,7 +384,7 @@ def _scale_note(top: float) -> str:
     return f"full colour = {top:.2f} % of a head's attention"
 
 
-def _token_ticks(frame: pd.DataFrame) -> dict:
+def token_ticks(frame: pd.DataFrame) -> dict:
     """Tokens as tick labels at their step, at most sixteen of them (equal labels must not merge: x stays the step)."""
     tokens = frame.drop_duplicates("step")[["step", "token"]]
     shown = tokens.iloc[:: max(1, len(tokens) // 16)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from app import charts, inspection, markup, what_if, what_if_markup
+from app import charts, inspection, markup, perplexity_charts, what_if, what_if_markup
 from app.charts import Figure
 from app.session import Run, Session
 from app.studio import StudioBase, alone, said
@@ -65,7 +65,7 @@ class InspectorHandlers(StudioBase):
             "scores": lambda: self._scores(session, run, step, layer),
             "gates": lambda: charts.gate_bars(run.gates, step=shown),
             "effects": lambda: charts.effect_strip(run.tokens),
-            "running": lambda: charts.running_perplexity(run.tokens),
+            "running": lambda: perplexity_charts.running_perplexity(run.tokens),
         }
         return draw[name]()
 
@@ -135,10 +135,16 @@ class InspectorHandlers(StudioBase):
                         yield WhatIfView(self.switch_bar(session), result, busy=True)
                 finally:
                     session.runs_again = False
-            yield WhatIfView(self.switch_bar(session), "" if stop.is_set() else what_if_markup.comparison(found))
+            yield WhatIfView(self.switch_bar(session), self._ended(session, found, stopped=stop.is_set()))
         except Exception as error:
             result = "" if found is None else what_if_markup.comparison(found, running=True, ended="It failed here.")
             yield WhatIfView(self.switch_bar(session), result, notice=said(error))
+
+    def _ended(self, session: Session, found: what_if.WhatIf, *, stopped: bool) -> str:
+        """HTML of a run without something: stopped it keeps what it has, but not once everything is on again."""
+        if stopped and not session.switches:
+            return ""
+        return what_if_markup.comparison(found, running=stopped, ended="Stopped here." if stopped else "")
 
     def measure(self, key: str) -> dict | None:
         """What each passage shown for the chosen token was worth: `run, step, effects`, in nats, in their order.

@@ -39,6 +39,7 @@ class InspectorPanel:
     measured: gr.HTML
     bar: gr.HTML
     again: gr.Button
+    stop: gr.Button
     all_on: gr.Button
     result: gr.HTML
     scope: gr.Radio
@@ -62,6 +63,7 @@ def build_inspector_panel() -> InspectorPanel:
         bar = gr.HTML(markup.switch_bar("", None), elem_id="lm-switches")
         with gr.Row(elem_classes="lm-tight"):
             again = gr.Button("Run again from this token", size="sm", elem_id="lm-again", min_width=120)
+            stop = gr.Button("Stop", size="sm", visible=False, elem_id="lm-again-stop", min_width=60)
             all_on = gr.Button("Everything on", size="sm", elem_id="lm-all-on", min_width=90)
         result = gr.HTML(elem_id="lm-whatif-result")
     tabs, plots, tables = {}, {}, {}
@@ -79,7 +81,9 @@ def build_inspector_panel() -> InspectorPanel:
                     tables[name] = gr.HTML(elem_id=f"lm-{name}-table")
             with gr.Tab("Source", id="source"):
                 source = build_source_panel()
-    return InspectorPanel(details, measured, bar, again, all_on, result, scope, tabs, charts, plots, tables, source)
+    return InspectorPanel(
+        details, measured, bar, again, stop, all_on, result, scope, tabs, charts, plots, tables, source
+    )
 
 
 def wire_inspector_panel(
@@ -166,11 +170,11 @@ def _wire_what_if(
     model_turn: dict,
 ) -> None:
     """The bar of what is off, and the comparison."""
-    outputs = [panel.bar, panel.result, notice, panel.again]
+    outputs = [panel.bar, panel.result, notice, panel.again, panel.stop]
 
     def shown(view: WhatIfView) -> tuple:
         result = gr.skip() if view.result is None else view.result
-        return view.bar, result, view.notice, gr.update(interactive=not view.busy)
+        return view.bar, result, view.notice, gr.update(interactive=not view.busy), gr.update(visible=view.busy)
 
     def toggle(event: gr.EventData, request: gr.Request) -> tuple:
         return shown(studio.toggle(request.session_hash, event.kind, event.values, event.chosen))
@@ -185,6 +189,10 @@ def _wire_what_if(
         for view in studio.run_again(request.session_hash):
             yield shown(view)
 
+    def stop(request: gr.Request) -> None:
+        studio.stop_generating(request.session_hash)
+
+    panel.stop.click(stop, None, None, **private)
     panel.details.apply(toggle, None, outputs, **private)
     panel.all_on.click(all_on, None, outputs, **private)
     waiting = panel.again.click(prepare, None, [panel.result, panel.again], **private)

@@ -1,6 +1,6 @@
-"""The charts of a report: each by its name in `charts`, with the numbers that it draws as a table beside it.
+"""The charts of a report: each by its name in its module, with the numbers that it draws as a table beside it.
 
-To add a chart of `charts` to the report, name it in FIGURES. What it needs is given by the names of its parameters: the
+To add a chart to the report, name it in FIGURES. What it needs is given by the names of its parameters: the
 run's tables, and `step` and `layer` of the token that the report points out; what has a default keeps it.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from app import charts
+from app import charts, perplexity_charts
 from app.charts import Figure
 from app.run_records import TABLES
 from app.session import Run
@@ -33,7 +33,7 @@ def draw(run: Run, step: int, layer: int) -> list[DrawnFigure]:
     values = {name: getattr(run, name) for name in TABLES} | {"step": step, "layer": layer}
     drawn = []
     for name, (caption, table) in FIGURES.items():
-        chart = getattr(charts, name)
+        chart = getattr(charts, name, None) or getattr(perplexity_charts, name)
         needed = [p.name for p in inspect.signature(chart).parameters.values() if p.default is p.empty]
         figure = chart(**{parameter: values[parameter] for parameter in needed})
         drawn.append(DrawnFigure(name, figure, caption, table(run, step, layer) if table else None))

@@ -73,6 +73,20 @@ class RunHandlers(StudioBase):
         """End the generation after the token that it is at."""
         self.store.get(key).stop_generating.set()
 
+    def score_onward(self, key: str, place: Place | None, n_tokens: float) -> Iterator[ScoreView]:
+        """Score a document from a place to its end, page after page."""
+        session = self.store.get(key)
+        notice = news(session)
+        try:
+            with alone(session):
+                if place is None:
+                    raise LongMemError("Choose a document that is in memory: it will be scored from the place on.")
+                model, silence = self.model_of(session), self.silent_layers(session)
+                for view in scored.score_onward(model, session, place, n_tokens, silence):
+                    yield replace(view, notice=notice)
+        except Exception as error:
+            yield ScoreView(None, "", notice=said(error))
+
     def score(self, key: str, what: str, text: str, place: Place | None, n_tokens: float) -> ScoreView:
         """Score a text or the next page of a document, or look a phrase up; `what` is one of the three of `scored`."""
         session = self.store.get(key)

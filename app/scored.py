@@ -1,10 +1,12 @@
 """A given text under the model's eyes: what memory did to every token, or only what its tokens look up."""
 
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from math import exp, isnan
 
 import numpy as np
+import pandas as pd
 
 from app import markup
 from app.generating import check_prompt, keep, next_run
@@ -13,7 +15,7 @@ from app.session import Recipe, Session
 from app.settings import Place
 from longmem.errors import LongMemError
 from longmem.model import LongMemForCausalLM
-from longmem.scoring import continuation_point, look_up, score
+from longmem.scoring import ScoredPage, continuation_point, look_up, score, score_pages
 from longmem.trace import RetrievalTrace
 
 MOST_SCORED = 1_024  # tokens
@@ -29,6 +31,8 @@ class ScoreView:
     notice: str = ""
     payload: dict | None = None
     next_share: float | None = None  # where the page ends in its document, 0 to 1
+    along: pd.DataFrame | None = None  # of every page scored so far: `share, tokens, logprob, logprob_empty`, summed
+    busy: bool = False
 
 
 def score_text(
@@ -50,17 +54,88 @@ def score_page(
     silence: Collection[tuple[int, int | None]],
 ) -> ScoreView:
     """Score what follows a place in a document of the bank, which is searched only before that place."""
+    text = _text_of(session, place, n_tokens)
+    at = place.character(text)
+    prompt, before = continuation_point(model, session.bank, place.document, at)
+    page = shortened(model, text[at : at + 12 * int(n_tokens)], int(n_tokens))
+    trace = score(model, page, context=prompt, memory=session.bank, before=before, silence=silence)
+    view = _kept(session, "scored", prompt, before, trace, silence, own_text=prompt + page)
+    return replace(view, next_share=(at + len(page)) / len(text))
+
+
+def score_onward(
+    model: LongMemForCausalLM,
+    session: Session,
+    place: Place,
+    n_tokens: int,
+    silence: Collection[tuple[int, int | None]],
+) -> Iterator[ScoreView]:
+    """Score page after page from a place to the document's end, or until `session.stop_generating` is set.
+
+    The last page is the session's new run; the views before it carry how far it has come.
+    """
+    text = _text_of(session, place, n_tokens)
+    at, begun, rows, page = place.character(text), time.monotonic(), [], None
+    yield ScoreView(None, markup.note("Reading the first page…"), along=_along(rows), busy=True)
+    for page in score_pages(model, session.bank, place.document, at, page_tokens=int(n_tokens), silence=silence):
+        rows.append((page.stop / len(text), len(page.trace.tokens), *_sums(page.trace)))
+        yield ScoreView(None, _progress(rows, at / len(text), time.monotonic() - begun), along=_along(rows), busy=True)
+        if session.stop_generating.is_set():
+            break
+    if page is None:
+        raise LongMemError("Nothing of the document comes after this place: choose an earlier one.")
+    view = _kept_page(session, page, text, silence)
+    words = _along_in_words(_along(rows), at / len(text), stopped=page.stop < len(text))
+    yield replace(view, words=words, next_share=page.stop / len(text), along=_along(rows))
+
+
+def _text_of(session: Session, place: Place, n_tokens: float) -> str:
+    """The document that is to be scored. Errors: LongMemError, also where a page cannot have so many tokens."""
     record = session.bank.documents.get(place.document)
     if record is None:
         raise LongMemError("The document to score is not in memory: choose one that is.")
     if not isinstance(n_tokens, int | float) or isnan(n_tokens) or not 2 <= n_tokens <= MOST_SCORED:
         raise LongMemError(f"Page is {n_tokens} tokens; it must be from 2 to {MOST_SCORED:,}.")
-    at = place.character(record.text)
-    prompt, before = continuation_point(model, session.bank, place.document, at)
-    page = shortened(model, record.text[at : at + 12 * int(n_tokens)], int(n_tokens))
-    trace = score(model, page, context=prompt, memory=session.bank, before=before, silence=silence)
-    view = _kept(session, "scored", prompt, before, trace, silence, own_text=prompt + page)
-    return replace(view, next_share=(at + len(page)) / len(record.text))
+    return record.text
+
+
+def _kept_page(session: Session, page: ScoredPage, text: str, silence: Collection[tuple[int, int | None]]) -> ScoreView:
+    own_text = page.context + text[page.start : page.stop]
+    return _kept(session, "scored", page.context, page.before, page.trace, silence, own_text=own_text)
+
+
+def _sums(trace: RetrievalTrace) -> tuple[float, float]:
+    return float(np.sum(trace.logprobs)), float(np.sum(trace.logprobs_empty))
+
+
+def _along(rows: list[tuple]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["share", "tokens", "logprob", "logprob_empty"])
+
+
+def _progress(rows: list[tuple], first: float, seconds: float) -> str:
+    """How far scoring has come, and how long it will take still."""
+    share, n = rows[-1][0], sum(row[1] for row in rows)
+    left = seconds * (1 - share) / max(share - first, 1e-9)
+    return markup.note(
+        f"{n:,} tokens scored, {100 * share:.0f} % of the document reached, {n / max(seconds, 1e-9):,.0f} tokens/s, "
+        f"about {left:,.0f} s left."
+    )
+
+
+def _along_in_words(along: pd.DataFrame, first: float, *, stopped: bool) -> str:
+    """What memory did over all pages."""
+    n, pages = int(along.tokens.sum()), len(along)
+    with_memory, without = (exp(-along[column].sum() / n) for column in ("logprob", "logprob_empty"))
+    change = 100 * (with_memory / without - 1)
+    helped = int((along.logprob > along.logprob_empty).sum())
+    said = "Stopped: perplexity" if stopped else "Perplexity"
+    return markup.note(
+        f"{said} over {n:,} tokens, from {100 * first:.0f} % of the document to {100 * along.share.iloc[-1]:.0f} %: "
+        f"{with_memory:.1f} with memory, {without:.1f} with an empty one ({abs(change):.1f} % "
+        f"{'lower' if change < 0 else 'higher'}). Memory made {helped:,} of {pages:,} pages likelier. "
+        "Below is the last page, to be inspected.",
+        "done",
+    )
 
 
 def find(

@@ -76,12 +76,12 @@ def build(
         reading = wire_memory_panel(demo, studio, memory, notice, choices)
         wire_change_panel(studio, change, reading)
         runs_ended = wire_generate_tab(studio, tab, notice, inspector.details, reading)
-        score_ended = wire_score_tab(studio, score_page, score_tab, notice, inspector.details, reading)
+        scored = wire_score_tab(studio, score_page, score_tab, notice, inspector.details, reading)
         classified = wire_demonstrations_tab(
             studio, demonstrations_page, demonstrations, notice, inspector.details, reading
         )
         loaded = wire_export_panel(demo, studio, export, tab, memory, reading, inspector, notice, downloads)
-        wire_inspector_panel(demo, studio, inspector, notice, [*runs_ended, score_ended, *classified, *loaded])
+        wire_inspector_panel(demo, studio, inspector, notice, [*runs_ended, *scored, *classified, *loaded])
         wire_learn_tab(studio, learn, tabs, tab, inspector, memory, notice)
 
         def leave(request: gr.Request) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from longmem.memory_bank import MemoryBank
     from longmem.model import LongMemForCausalLM
     from longmem.retrieval import Chunk, Retrieval
-    from longmem.scoring import continuation_point, look_up, score
+    from longmem.scoring import continuation_point, look_up, score, score_pages
     from longmem.trace import RetrievalTrace
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "look_up",
     "read_demonstrations",
     "score",
+    "score_pages",
     "stream",
     "to_document",
 ]
@@ -48,7 +49,7 @@ _HOMES = {
     "memory_bank": "MemoryBank",
     "model": "LongMemForCausalLM",
     "retrieval": "Chunk Retrieval",
-    "scoring": "continuation_point look_up score",
+    "scoring": "continuation_point look_up score score_pages",
     "trace": "RetrievalTrace",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -1,7 +1,8 @@
 """Score a given text, or only look things up for it: what each token retrieved, and what memory did to it."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from longmem.errors import LongMemError
 from longmem.generation import PassageFinder, RunningText
 from longmem.memory_bank import MemoryBank
 from longmem.model import LongMemForCausalLM
-from longmem.retrieval import Retrieval
+from longmem.retrieval import DocumentRecord, Retrieval
 from longmem.trace import RetrievalTrace, TraceRecorder, collect_passages, join_blocks, token_logprobs
 
 
@@ -23,16 +24,64 @@ def continuation_point(
     The prompt is the last half window before the character. The search ends where the prompt begins, since what the
     prompt holds is in the local window already.
     """
+    record, _, spans = _document(model, memory, document, character)
+    end_token = int(torch.searchsorted(spans[:, 0].contiguous(), character))
+    first_token = max(0, end_token - model.config.window // 2)
+    return record.text[int(spans[first_token, 0]) : character], (document, first_token)
+
+
+@dataclass(frozen=True)
+class ScoredPage:
+    """Characters `start` to `stop` of a document, scored after `context`, the text before them in the same window.
+
+    `before` is where the search ended.
+    """
+
+    start: int
+    stop: int
+    context: str
+    before: tuple[int, int]
+    trace: RetrievalTrace
+
+
+def score_pages(
+    model: LongMemForCausalLM,
+    memory: MemoryBank,
+    document: int,
+    character: int,
+    *,
+    page_tokens: int,
+    silence: Collection[tuple[int, int | None]] = (),
+) -> Iterator[ScoredPage]:
+    """Score a document of the bank page by page, from the first token at or after a character to its end.
+
+    Every page searches only what stands before its context, which is half a window.
+
+    Raises:
+        LongMemError: nothing of the document is in memory, or the character is outside it.
+    """
+    record, ids, spans = _document(model, memory, document, character)
+    starts = range(int(torch.searchsorted(spans[:, 0].contiguous(), character)), len(ids), page_tokens)
+    for start in starts:
+        stop = min(start + page_tokens, len(ids))
+        first = max(0, start - model.config.window // 2)
+        options = {"memory": memory, "before": (document, first), "silence": silence}
+        trace = score_tokens(model, ids[first:stop], first=max(1, start - first), **options)
+        at, end = int(spans[start, 0]), int(spans[stop - 1, 1])
+        yield ScoredPage(at, end, record.text[int(spans[first, 0]) : at], (document, first), trace)
+
+
+def _document(
+    model: LongMemForCausalLM, memory: MemoryBank, document: int, character: int
+) -> tuple[DocumentRecord, list[int], Tensor]:
+    """A document of the bank with its token ids and their characters [T, 2]. Errors: LongMemError."""
     record = memory.documents.get(document)
     if record is None:
         raise LongMemError(f"document is {document}; nothing of it is in memory (any more), so it cannot be continued.")
     if not 0 < character <= len(record.text):
         raise LongMemError(f"character is {character}; {record.name} can be continued from 1 to {len(record.text)}.")
     encoded = model.tokenizer(record.text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
-    starts = torch.tensor([start for start, _ in encoded["offset_mapping"]])
-    end_token = int(torch.searchsorted(starts, character))
-    first_token = max(0, end_token - model.config.window // 2)
-    return record.text[int(starts[first_token]) : character], (document, first_token)
+    return record, encoded["input_ids"], torch.tensor(encoded["offset_mapping"])
 
 
 def score(

@@ -82,7 +82,7 @@ def test_public_names_are_sorted_and_there():
     names = (
         "Chunk Demonstration DemonstrationSet Document EncodedDocument Generation LongMemConfig LongMemError "
         "LongMemForCausalLM MemoryBank Retrieval RetrievalTrace Template choose_device continuation_point "
-        "look_up read_demonstrations score stream to_document"
+        "look_up read_demonstrations score score_pages stream to_document"
     ).split()
     assert longmem.__all__ == sorted(longmem.__all__) == names
     assert all(hasattr(longmem, name) for name in names)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from app import charts, theme
+from app.perplexity_charts import perplexity_along
 from longmem.trace import COLUMNS
 
 
@@ -182,3 +183,24 @@ def test_charts_are_transparent_and_keep_their_zoom(trace, chunks):
     layout = charts.layers_by_position(trace, chunks).layout
     assert layout.paper_bgcolor == layout.plot_bgcolor == "rgba(0,0,0,0)"
     assert layout.uirevision == "keep"
+
+
+# Perplexity along a document --------------------------------------------------------------------------------------
+
+
+def test_perplexity_along_a_document_is_of_all_tokens_so_far_and_of_each_page():
+    pages = pd.DataFrame(
+        {"share": [0.25, 0.5], "tokens": [100, 50], "logprob": [-100.0, -200.0], "logprob_empty": [-200.0, -200.0]}
+    )
+    figure = perplexity_along(pages)
+    lines = {trace.name: trace for trace in figure.data}
+    np.testing.assert_allclose(lines["with memory"].y, np.exp([1, 2]))
+    np.testing.assert_allclose(lines["empty memory"].y, np.exp([2, 400 / 150]))
+    np.testing.assert_allclose(lines["one page, with memory"].y, np.exp([1, 4]))
+    np.testing.assert_allclose(lines["with memory"].x, [25, 50])
+    assert lines["with memory"].line.color == theme.WITH_MEMORY
+
+
+def test_before_the_first_page_the_chart_says_what_is_awaited():
+    none = pd.DataFrame(columns=["share", "tokens", "logprob", "logprob_empty"])
+    assert "first page" in perplexity_along(none).layout.annotations[0].text

@@ -506,6 +506,46 @@ def test_the_next_page_of_a_document_searches_only_what_comes_before_it(opened):
     assert "Page is 1 tokens" in opened.score("me", NEXT_PAGE, "", place, 1).notice
 
 
+def test_a_document_is_scored_page_after_page_to_its_end(opened, tiny_model):
+    place = Place(0, 0.5)
+    views = list(opened.score_onward("me", place, 30))
+    along = views[-1].along
+    at = place.character(STORY)
+    ids = tiny_model.tokenizer(STORY[at:], add_special_tokens=False)["input_ids"]
+    assert abs(along.tokens.sum() - len(ids)) <= 1  # cut at a word, the text may begin otherwise
+    assert set(along.tokens[:-1]) == {30}
+    assert along.share.iloc[-1] == 1
+    assert along.share.is_monotonic_increasing
+    assert [view.busy for view in views] == [True] * (len(along) + 1) + [False]
+    assert all("left" in view.words for view in views[1:-1])
+    run = opened.store.get("me").run
+    assert len(run.tokens) == along.tokens.iloc[-1]
+    assert run.tokens.logprob.sum() == pytest.approx(along.logprob.iloc[-1])
+    assert STORY.endswith("".join(run.tokens.token)[-10:])
+    assert "from 50 % of the document to 100 %" in views[-1].words
+    assert "Choose a document" in last(opened.score_onward("me", None, 30)).notice
+
+
+def test_pages_are_scored_as_one_page_is(opened):
+    place = Place(0, 0.4)
+    first = next(view for view in opened.score_onward("me", place, 24) if len(view.along) == 1).along
+    opened.score("me", NEXT_PAGE, "", place, 24)
+    run = opened.store.get("me").run
+    assert first.logprob[0] == pytest.approx(run.tokens.logprob.sum(), rel=0.05)
+
+
+def test_scoring_on_can_be_stopped_after_a_page_and_keeps_what_it_has(opened):
+    opened.prepare_run("me")
+    views = []
+    for view in opened.score_onward("me", Place(0, 0.3), 30):
+        views.append(view)
+        if len(view.along) == 2:
+            opened.stop_generating("me")
+    assert len(views[-1].along) == 2
+    assert "Stopped: perplexity over 60 tokens" in views[-1].words
+    assert len(opened.store.get("me").run.tokens) == 30
+
+
 def test_a_phrase_is_looked_up_without_predicting_anything(opened):
     view = opened.score("me", LOOKED_UP, "every ship in a long", None, 0)
     json.dumps(view.payload, allow_nan=False)
@@ -541,6 +581,19 @@ def test_a_run_again_without_a_layer_is_the_score_and_the_text_without_it(opened
     assert [t.logprob_off for t in found.tokens] == pytest.approx(run.tokens.logprob_empty[2:].tolist(), abs=1e-4)
     assert [t.text for t in found.written][: len(run.tokens)] != []
     assert opened.all_on("me").result == ""
+
+
+def test_a_run_again_is_stopped_and_keeps_what_it_has_until_everything_is_on(opened):
+    list(opened.generate("me", "The keeper", SETTINGS))
+    opened.toggle("me", "layers", [1])
+    views = opened.run_again("me")
+    next(views)
+    opened.stop_generating("me")
+    assert "Stopped here." in last(views).result
+    views = opened.run_again("me")
+    next(views)
+    opened.all_on("me")
+    assert last(views).result == ""
 
 
 def test_a_run_again_with_nothing_that_matters_off_writes_the_same_text(opened, tiny_model):

@@ -59,30 +59,44 @@ def browser() -> Iterator[object]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def contexts(browser) -> Iterator[Callable]:
+    """`contexts(**options)` is the browser's context with these options; pages in it share compiled scripts."""
+    opened = {}
+
+    def context(**options) -> object:
+        key = repr(sorted(options.items()))
+        if key not in opened:
+            opened[key] = browser.new_context(**options)
+            opened[key].set_default_timeout(SLOW)
+        return opened[key]
+
+    yield context
+    for one in opened.values():
+        one.close()
+
+
 @pytest.fixture
-def visit(browser) -> Iterator[Callable]:
+def visit(contexts) -> Iterator[Callable]:
     """`visit(url, width)` opens a page as a new visitor.
 
     An error of a page, or a request to another machine, fails the test once it has ended.
     """
-    contexts, wrong = [], []
-
-    def watch(context) -> None:
-        context.set_default_timeout(SLOW)
-        context.on("weberror", lambda error: wrong.append(str(error.error)))
-        context.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        context.on("request", lambda request: None if _is_local(request.url) else wrong.append(request.url))
+    pages, wrong = [], []
 
     def open_page(url: str, width: int = 1440, height: int = 1000, **options) -> object:
-        contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
-        watch(contexts[-1])
-        page = contexts[-1].new_page()
+        page = contexts(**options).new_page()
+        pages.append(page)
+        page.set_viewport_size({"width": width, "height": height})
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: None if _is_local(request.url) else wrong.append(request.url))
         page.goto(url)
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert wrong == []
 
 

@@ -78,6 +78,26 @@ def test_a_text_is_scored_and_a_phrase_looked_up(page):
     page.wait_for_function("Number(document.querySelector('#lm-score-share input').value) > 60")  # the page after it
 
 
+def test_a_document_is_scored_on_to_its_end_and_stopped_on_the_way(page):
+    page.get_by_role("tab", name="Score", exact=True).click()
+    assert not page.is_visible("#lm-score-onward")
+    page.get_by_label("the next page of a document").check()
+    page.wait_for_selector("#lm-score-preview .lm-place")
+    page.fill("#lm-score-length input", "64")
+    page.click("#lm-score-onward")
+    page.wait_for_selector("#lm-score-along .main-svg")  # a curve, while it goes on
+    page.click("#lm-score-stop")
+    page.wait_for_selector("#lm-score-status .lm-done:has-text('Stopped: perplexity over')")
+    assert not page.is_visible("#lm-score-stop")
+    assert page.locator("#lm-scored .lm-token").count() == 64
+    page.get_by_label("Place (% of its text)").nth(1).fill("97")
+    page.locator("#lm-score-share input").first.press("Tab")
+    page.click("#lm-score-onward")
+    page.wait_for_selector("#lm-score-status .lm-done:has-text('of the document to 100 %')")
+    page.click("#lm-score-along-table summary")
+    assert page.locator("#lm-score-along-table tbody tr").count() > 2
+
+
 def test_memory_is_set_saved_and_loaded(page, visit, studio_url, tmp_path):
     page.click("#lm-memory-settings > button")
     page.get_by_label("Retrieved tokens").fill("32")
