@@ -13,7 +13,7 @@ from app.writing import Writing, write
 from longmem.errors import LongMemError
 from longmem.generation import GeneratedToken
 from longmem.model import LongMemForCausalLM
-from longmem.scoring import score_tokens
+from longmem.scoring import logprobs_with
 
 MOST_MEASURED = 4_096  # tokens before and with the one that is measured
 
@@ -69,11 +69,10 @@ def again(model: LongMemForCausalLM, session: Session, run: Run, switches: Switc
     ids = run_ids(model, run)
     first = len(ids) - len(run.tokens) + step
     found = WhatIf(step, switches.words(), writes=run.recipe.kind == "generated")
-    trace = score_tokens(model, ids, first=first, memory=session.bank, before=run.recipe.before, **options)
+    logprobs = logprobs_with(model, ids, first=first, memory=session.bank, before=run.recipe.before, **options)
     rows = run.tokens[run.tokens.step >= step]
     found.tokens = [
-        Changed(row.step, row.token, row.logprob, off)
-        for row, off in zip(rows.itertuples(), trace.logprobs, strict=True)
+        Changed(row.step, row.token, row.logprob, off) for row, off in zip(rows.itertuples(), logprobs, strict=True)
     ]
     yield found
     if found.writes:
@@ -107,7 +106,7 @@ def worth(model: LongMemForCausalLM, session: Session, run: Run, step: int, chun
         )
     options = {"first": end - 1, "memory": session.bank, "before": run.recipe.before, "silence": run.recipe.silence}
     was = float(run.tokens.logprob[run.tokens.step == step].iloc[0])
-    return was - score_tokens(model, ids[:end], exclude=chunks, **options).logprobs[0]
+    return was - logprobs_with(model, ids[:end], exclude=chunks, **options)[0]
 
 
 def run_ids(model: LongMemForCausalLM, run: Run) -> list[int]:

@@ -278,15 +278,17 @@ function placesOf(plot, chunk) {
 // Lines at the chosen token and at the chosen chunk.
 function linesOf(plot, kind) {
   const shapes = [];
-  const add = (places, line) => shapes.push({ type: "line", line, ...places });
-  const across = (x, line) => add({ x0: x, x1: x, y0: 0, y1: 1, yref: "paper" }, line);
-  const along = (y, line) => add({ y0: y, y1: y, x0: 0, x1: 1, xref: "paper" }, line);
+  const add = (places, line, label) => shapes.push({ type: "line", line, ...places, ...(label && { label }) });
+  const across = (x, line, label) => add({ x0: x, x1: x, y0: 0, y1: 1, yref: "paper" }, line, label);
+  const along = (y, line, label) => add({ y0: y, y1: y, x0: 0, x1: 1, xref: "paper" }, line, label);
   if (STEP_CHARTS.includes(kind) && state.step !== null) across(state.step, { color: "#808691", width: 1.5, dash: "dot" });
   if (state.chunk === null || !CHUNK_CHARTS.includes(kind)) return shapes;
   const line = { color: "#D24B3E", width: 1.5 };
+  const label = { text: `chosen: #${state.chunk}`, textposition: "end", textangle: 0, font: { color: line.color, size: 10 } };
   const places = placesOf(plot, state.chunk);
-  if (kind !== "lm-timeline") new Set(places.map(([x]) => x)).forEach((x) => across(x, line));
-  if (kind === "lm-timeline" || kind === "lm-ranking") new Set(places.map(([, y]) => y)).forEach((y) => along(y, line));
+  if (kind !== "lm-timeline") new Set(places.map(([x]) => x)).forEach((x) => across(x, line, label));
+  if (kind === "lm-timeline") new Set(places.map(([, y]) => y)).forEach((y) => along(y, line, label));
+  if (kind === "lm-ranking") new Set(places.map(([, y]) => y)).forEach((y) => along(y, line));
   return shapes;
 }
 

@@ -136,6 +136,25 @@ def score_tokens(
 
 
 @torch.no_grad()
+def logprobs_with(
+    model: LongMemForCausalLM,
+    ids: Sequence[int],
+    first: int,
+    *,
+    memory: MemoryBank | None,
+    before: tuple[int, int] | None = None,
+    exclude: Collection[int] = (),
+    silence: Collection[tuple[int, int | None]] = (),
+) -> list[float]:
+    """The log-probabilities alone of the tokens from `first` on, which is at least 1, with the bank."""
+    ids_BT = torch.tensor([list(ids[:-1])], device=model.device)
+    wanted = list(ids[first:])
+    switches = {"before": before, "exclude": exclude, "silence": silence}
+    output = model(ids_BT, memory=memory, use_cache=True, logits_to_keep=len(wanted), **switches)
+    return token_logprobs(output.logits[0], wanted)
+
+
+@torch.no_grad()
 def look_up(
     model: LongMemForCausalLM,
     text: str,
