@@ -12,7 +12,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from app import demonstrating, demonstration_files
+from app import demonstration_api, demonstration_files
 from app.bundle import SUFFIX, load_bundle
 from app.downloads import Downloads
 from app.export_handlers import KINDS, MEMORY, make_file
@@ -170,7 +170,7 @@ def _add_demonstration_endpoints(studio: Studio) -> None:
             memory: "" for this client's own, "new", or the id of one.
         """
         with _errors_for_clients():
-            return demonstrating.load_demonstrations(
+            return demonstration_api.load_demonstrations(
                 studio,
                 studio.key_of(request.session_hash, memory),
                 _given(file),
@@ -190,7 +190,7 @@ def _add_demonstration_endpoints(studio: Studio) -> None:
         """
         with _errors_for_clients():
             key = studio.key_of(request.session_hash, memory)
-            return demonstrating.classify(studio, key, str(text), in_window=in_window)
+            return demonstration_api.classify(studio, key, str(text), in_window=in_window)
 
     def evaluate_demonstrations(
         file: str,
@@ -212,7 +212,7 @@ def _add_demonstration_endpoints(studio: Studio) -> None:
         with _errors_for_clients():
             key = studio.key_of(request.session_hash, memory)
             options = {"text_column": text_column, "label_column": label_column, "n_texts": n_texts}
-            return demonstrating.evaluate_demonstrations(studio, key, _given(file), **options)
+            return demonstration_api.evaluate_demonstrations(studio, key, _given(file), **options)
 
     types = demonstration_files.FILE_TYPES
     columns = [gr.Textbox("text", label="text_column", visible=False)]

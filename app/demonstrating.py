@@ -1,18 +1,15 @@
 """What the Demonstrations tab does: reading labelled examples into memory, classifying by them, measuring how well.
 
 Plain values in and out, as in `app.handlers`; functions take the `Studio` and the key of the session that is meant.
-Those that work for long are generators of views, and errors that a person can mend become a view's `notice`. The last
-three serve the API: they return dictionaries and raise LongMemError instead.
+Those that work for long are generators of views, and errors that a person can mend become a view's `notice`.
 """
 
-import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import exp, isfinite
 
 from app import demonstration_markup, markup
-from app.api_handlers import summary
 from app.demonstration_accuracy import SIZES, Measuring, check_tests, draw, measure
 from app.demonstration_files import Source
 from app.generating import keep
@@ -21,7 +18,7 @@ from app.markup import TokenMark
 from app.session import Recipe, Session
 from longmem import classification
 from longmem.classification import Answer, Classification, Task, retrieved_demonstrations, vote
-from longmem.demonstrations import SENTIMENT_TEMPLATE, Demonstration, DemonstrationSet
+from longmem.demonstrations import Demonstration, DemonstrationSet
 from longmem.errors import LongMemError
 from longmem.evaluation.results import draw as draw_items
 from longmem.memory_bank import MemoryBank
@@ -142,7 +139,7 @@ def classify_text(
     session = studio.store.get(key)
     try:
         with alone(session):
-            found, payload, tokens = _classified(studio, session, document, text, in_window)
+            found, payload, tokens = classified(studio, session, document, text, in_window)
         shown = demonstration_markup.case_line(case, found) if case else ""
         shown += demonstration_markup.classification(found)
         yield ClassificationView(shown, tokens, markup.note("Done", "done"), payload=payload)
@@ -150,7 +147,7 @@ def classify_text(
         yield ClassificationView(None, None, "", said(error))
 
 
-def _classified(
+def classified(
     studio: Studio, session: Session, document: int | None, text: str, in_window: float | None
 ) -> tuple[dict, dict, str]:
     """What is said of a text, the inspector's data, and the traced tokens as HTML. Hold the session's lock."""
@@ -255,7 +252,7 @@ def evaluate(
     stop, result = session.stop_generating, None
     try:
         with alone(session):
-            for step in _measured(studio, session, document, test, n_texts, in_window, sizes):
+            for step in measured(studio, session, document, test, n_texts, in_window, sizes):
                 result = step.result or result
                 yield EvaluationView(step.progress, result=step.result, busy=True)
         if not stop.is_set():
@@ -269,7 +266,7 @@ def evaluate(
         yield EvaluationView("", said(error), result=result)
 
 
-def _measured(
+def measured(
     studio: Studio,
     session: Session,
     document: int | None,
@@ -307,98 +304,3 @@ def whole_number(option: str, value: object, least: int, most: int) -> int:
     if not is_number or value != int(value) or not least <= value <= most:
         raise LongMemError(f"{option} is {value!r}; it must be a whole number from {least:,} to {most:,}.")
     return int(value)
-
-
-# For the API -------------------------------------------------------------------------------------------------------
-
-
-def load_demonstrations(
-    studio: Studio,
-    key: str,
-    path: str,
-    *,
-    text_column: str = "text",
-    label_column: str = "label",
-    template: str = SENTIMENT_TEMPLATE.pattern,
-    skip_wrong: bool = False,
-) -> dict:
-    """Read labelled examples into the session's memory, as one document.
-
-    Args:
-        path: a CSV, TSV or JSONL file that the server itself gave to an upload.
-        text_column, label_column: names of its columns.
-        template: how a demonstration is written, with {text} and {label}.
-        skip_wrong: leave out rows that cannot be used; otherwise they are an error that lists them.
-
-    Returns: `document` (its id), `name`, `demonstrations` (how many), `in_memory` (how many of them are), `labels`, and
-    the `memory` as `memory_summary` gives it.
-
-    Raises: LongMemError.
-    """
-    shown = Source(path, text_column, label_column, template, skip_wrong).load()
-    with alone(studio.store.get(key)) as session:
-        session.stop_reading = threading.Event()
-        for _ in studio.read_all(session, [shown.document]):
-            pass
-        remember_set(session, shown)
-        document = max(sets_in_memory(session))
-        first, last = demonstrations_held(session.bank, document, shown)
-        return {
-            "document": document,
-            "name": shown.document.name,
-            "demonstrations": len(shown.demonstrations),
-            "in_memory": last - first,
-            "labels": list(shown.labels),
-            "memory": summary(session.bank, key),
-        }
-
-
-def classify(studio: Studio, key: str, text: str, *, document: int | None = None, in_window: int = IN_WINDOW) -> dict:
-    """Classify a text by the demonstrations in the session's memory, with it and with an empty one.
-
-    Args:
-        text: what to classify.
-        document: id of the demonstrations; by default those that were read last.
-        in_window: how many of them stand in the window, 0 to 64, each label in turn.
-
-    Returns: see `described`.
-
-    Raises: LongMemError.
-    """
-    with alone(studio.store.get(key)) as session:
-        return _classified(studio, session, document, text, in_window)[0]
-
-
-def evaluate_demonstrations(
-    studio: Studio,
-    key: str,
-    path: str,
-    *,
-    text_column: str = "text",
-    label_column: str = "label",
-    document: int | None = None,
-    n_texts: int = TEXTS,
-    in_window: int = IN_WINDOW,
-    sizes: Sequence[int | None] = (*SIZES, None),
-) -> dict:
-    """Accuracy on a test file against the number of demonstrations in memory, each on a bank of its own.
-
-    Args:
-        path: a CSV, TSV or JSONL file that the server itself gave to an upload.
-        text_column, label_column: names of its columns.
-        document: id of the demonstrations; by default those that were read last.
-        n_texts: at most so many texts, drawn with a fixed seed.
-        in_window: how many demonstrations stand in the window, 0 to 64.
-        sizes: numbers of demonstrations in memory; None is all there are, and larger ones than that are left out.
-
-    Returns: see `app.demonstration_accuracy.result`.
-
-    Raises: LongMemError.
-    """
-    result = None
-    with alone(studio.store.get(key)) as session:
-        session.stop_generating = threading.Event()
-        test = Source(path, text_column, label_column, "{text} {label}")
-        for step in _measured(studio, session, document, test, n_texts, in_window, sizes):
-            result = step.result or result
-    return result

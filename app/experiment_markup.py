@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from app.experiment_pages import Page
+from app.experiment_page import Page
 from app.markup import duration
 
 

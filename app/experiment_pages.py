@@ -3,52 +3,13 @@
 Published numbers are those of Wang et al. 2023 as far as we know them; each page says how sure they are.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
-
 from app import experiment_tables as tables
 from app.experiment_charts import Chart, Quantity
+from app.experiment_page import Knob, Page
 
 RECALLED = "Reported by the paper as we recall it; not checked against its text."
 SECONDARY = "The 40.5 % and the 28.3 % come from a secondary source; the other numbers are recalled, not checked."
 NOT_THERE = "The paper has no such measurement that we know of: there is no number to compare with."
-
-
-@dataclass(frozen=True)
-class Knob:
-    """A whole number of a small run, `least` to `most`, that the visitor may change."""
-
-    label: str
-    value: int
-    least: int
-    most: int
-
-
-@dataclass(frozen=True)
-class Page:
-    """One evaluation. published: rows of a table, the first its head; caveat: how sure they are.
-
-    command: makes a recorded result; unit: what a run counts; small: what its small run does and how long it takes.
-    """
-
-    title: str
-    heading: str
-    question: str
-    method: str
-    published: tuple[tuple[str, ...], ...]
-    caveat: str
-    command: str
-    charts: tuple[Chart, ...]
-    unit: str
-    small: str
-    knobs: dict[str, Knob]
-    takes_text: bool = True
-
-    @property
-    def recorded_as(self) -> str:
-        """The file, without its ending, that the command writes."""
-        return Path(self.command.rpartition("--json ")[2]).stem
-
 
 PERPLEXITY = Quantity("perplexity", digits=2)
 CHANGE = Quantity("change of perplexity", "%", 100, 1, signed=True)

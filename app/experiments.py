@@ -12,7 +12,8 @@ from threading import Event
 
 from app import charts, experiment_charts, experiment_markup, experiment_runs, markup
 from app.charts import Figure
-from app.experiment_pages import PAGES, Page
+from app.experiment_page import Page
+from app.experiment_pages import PAGES
 from app.experiment_runs import Job, Update
 from app.experiment_words import sample_size, verdict
 from app.handlers import Studio, alone, said

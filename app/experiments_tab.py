@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import gradio as gr
 
 from app import experiment_markup, markup
-from app.experiment_pages import PAGES, Page
+from app.experiment_page import Page
+from app.experiment_pages import PAGES
 from app.experiments import Experiments, PageView, RunView, Wishes
 
 DATA_TYPES = [".jsonl", ".csv", ".tsv"]

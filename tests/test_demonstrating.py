@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app import demonstrating, demonstration_markup
+from app import demonstrating, demonstration_api, demonstration_markup
 from app.demonstration_accuracy import Tally, draw, sizes_of, summarize, wilson
 from app.demonstration_files import SAMPLE, SAMPLE_TEST, SAMPLE_TEXT, Source, inspect_file, preview
 from app.handlers import Studio
@@ -195,7 +195,7 @@ def test_a_classified_text_is_the_sessions_run_and_the_inspector_begins_at_its_l
 
 def test_what_the_page_shows_is_what_the_api_gives(studio, tmp_path):
     read(studio, write(tmp_path, rows(40)))
-    found = demonstrating.classify(studio, "me", "the sea", in_window=1)
+    found = demonstration_api.classify(studio, "me", "the sea", in_window=1)
     assert json.loads(json.dumps(found)) == found
     for answer in (found["with_memory"], found["without_memory"]):
         assert sum(answer["probabilities"].values()) == pytest.approx(1)
@@ -363,18 +363,18 @@ def test_the_interval_is_wilsons():
 
 
 def test_the_api_loads_classifies_and_evaluates(studio, tmp_path):
-    loaded = demonstrating.load_demonstrations(studio, "me", write(tmp_path, rows(30)).path, template=PATTERN)
+    loaded = demonstration_api.load_demonstrations(studio, "me", write(tmp_path, rows(30)).path, template=PATTERN)
     assert (loaded["document"], loaded["demonstrations"], loaded["in_memory"]) == (0, 30, 30)
     assert loaded["labels"] == ["cold", "warm"]
     assert loaded["memory"]["documents"][0]["name"] == "shown.jsonl"
-    assert demonstrating.classify(studio, "me", "the sea")["document"] == 0
+    assert demonstration_api.classify(studio, "me", "the sea")["document"] == 0
     test = write(tmp_path, rows(5), "t.jsonl")
-    result = demonstrating.evaluate_demonstrations(studio, "me", test.path, sizes=[0, 20], in_window=1)
+    result = demonstration_api.evaluate_demonstrations(studio, "me", test.path, sizes=[0, 20], in_window=1)
     assert [size["n"] for size in result["by_size"]] == [5, 5]
     with pytest.raises(DemonstrationError, match="no column 'text'"):
-        demonstrating.load_demonstrations(studio, "me", SAMPLE.path)
+        demonstration_api.load_demonstrations(studio, "me", SAMPLE.path)
     with pytest.raises(LongMemError, match="have left memory"):
-        demonstrating.classify(studio, "me", "the sea", document=9)
+        demonstration_api.classify(studio, "me", "the sea", document=9)
 
 
 # The sample --------------------------------------------------------------------------------------------------------
