@@ -1,7 +1,6 @@
 """What the parts of the command line share: options, and errors that become one line and exit code 2."""
 
 import os
-import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -9,16 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longmem.errors import LongMemError
+from longmem.errors import LongMemError, one_line
 
 if TYPE_CHECKING:
     from longmem.model import LongMemForCausalLM
 
 BUNDLED = Path(__file__).parent.parent / "assets" / "model"
 DEVICES = ("auto", "cpu", "cuda", "mps")
-# How torch words the end of memory on a GPU, on a CPU and on an Apple GPU: there is no exception common to them.
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
-DEVICE_ERRORS = ("cuda error", "cuda driver", "mps backend", "accelerator")
 
 Model = Annotated[str, typer.Option("--model", help="A folder or hub id; default: the bundled model.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
@@ -30,31 +26,12 @@ def command(group: typer.Typer, name: str) -> Callable:
     def register(function: Callable) -> Callable:
         @wraps(function)
         def run(*args: object, **kwargs: object) -> None:
-            try:
+            with one_line():
                 function(*args, **kwargs)
-            except (LongMemError, OSError, MemoryError, RuntimeError) as error:
-                sentence = _sentence(error)
-                if sentence is None:
-                    raise
-                print(sentence, file=sys.stderr)
-                raise typer.Exit(2) from error
 
         return group.command(name)(run)
 
     return register
-
-
-def _sentence(error: Exception) -> str | None:
-    """One line for a person; None where the program itself is wrong and a traceback is due."""
-    if isinstance(error, (LongMemError, OSError)):
-        return " ".join(str(error).split())
-    said = str(error).strip().lower()
-    reason = f" ({str(error).strip().splitlines()[0]})" if said else ""
-    if isinstance(error, MemoryError) or any(words in said for words in OUT_OF_MEMORY):
-        return f"The device is out of memory; use --device cpu or a smaller bank.{reason}"
-    if any(words in said for words in DEVICE_ERRORS):
-        return f"The device failed; use --device cpu.{reason}"
-    return None
 
 
 def load_model(model: str, device: str) -> "LongMemForCausalLM":

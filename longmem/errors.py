@@ -1,5 +1,13 @@
 """Errors for people: each message names the option, the value given and what is allowed."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# How torch words the end of memory on a GPU, on a CPU and on an Apple GPU: there is no exception common to them.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+DEVICE_ERRORS = ("cuda error", "cuda driver", "mps backend", "accelerator")
+
 
 class LongMemError(ValueError):
     """Base of every error that a person can mend; its text is one sentence to show as it is."""
@@ -47,3 +55,29 @@ class Stopped(Exception):
 
 class TrainingDataError(LongMemError):
     """Training data or a training configuration that cannot be used."""
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """What a command runs in: errors for people become one line on standard error and exit code 2."""
+    try:
+        yield
+    except (LongMemError, OSError, MemoryError, RuntimeError) as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        print(sentence, file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _sentence(error: Exception) -> str | None:
+    """One line for a person; None where the program itself is wrong and a traceback is due."""
+    if isinstance(error, (LongMemError, OSError)):
+        return " ".join(str(error).split())
+    said = str(error).strip().lower()
+    reason = f" ({str(error).strip().splitlines()[0]})" if said else ""
+    if isinstance(error, MemoryError) or any(words in said for words in OUT_OF_MEMORY):
+        return f"The device is out of memory; use --device cpu or a smaller bank.{reason}"
+    if any(words in said for words in DEVICE_ERRORS):
+        return f"The device failed; use --device cpu.{reason}"
+    return None

@@ -1,9 +1,5 @@
 """`python -m longmem evaluate NAME`: every evaluation prints a table and, with --json, writes its result."""
 
-import os
-import shlex
-import sys
-from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +7,7 @@ import typer
 
 from longmem.commands import BUNDLED, command
 from longmem.errors import LongMemError
+from longmem.options import show, typed
 
 evaluate_app = typer.Typer(help="Measure a model and what it is compared with.", no_args_is_help=True)
 
@@ -51,30 +48,6 @@ def common(model: str, max_items, seed: int, systems: str | None, json_file, res
         "full": full,
         "command": typed(),
     }
-
-
-def typed() -> str:
-    """What was typed, as anyone could type it: files by their names, and without where the result went.
-
-    Files of one name are told apart by their folder's.
-    """
-    names = Counter(os.path.basename(word) for word in sys.argv[1:])
-    words, rest = ["python", "-m", "longmem"], iter(sys.argv[1:])
-    for word in rest:
-        if word == "--json":
-            next(rest, None)
-        elif word != "--resume":
-            is_file = os.sep in word and os.path.exists(word)
-            words.append("/".join(Path(word).parts[-min(2, names[os.path.basename(word)]) :]) if is_file else word)
-    return shlex.join(words)
-
-
-def show(rows: list[list[str]]) -> None:
-    """A table on standard output, the first column to the left and the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for first, *others in rows:
-        cells = [first.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(others, widths[1:], strict=True))]
-        print("  ".join(cells).rstrip())
 
 
 @command(evaluate_app, "perplexity")

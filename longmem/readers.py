@@ -17,7 +17,6 @@ from urllib.parse import unquote
 from xml.etree.ElementTree import Element
 
 import charset_normalizer
-from defusedxml.ElementTree import fromstring
 
 from longmem.errors import DocumentError
 
@@ -244,6 +243,13 @@ def _read_entry(name: str, archive: zipfile.ZipFile, path: str) -> bytes:
 def _local(element: Element) -> str:
     """An element's name without its namespace: EPUB and DOCX each come in several."""
     return element.tag.rpartition("}")[2]
+
+
+def fromstring(data: bytes) -> Element:
+    """The root of an XML file. defusedxml is imported here, since training and benchmarks do without it."""
+    from defusedxml import ElementTree
+
+    return ElementTree.fromstring(data)
 
 
 def _find_all(root: Element, tag: str) -> Iterator[Element]:

@@ -1,5 +1,9 @@
-"""`python -m longmem train backbone | sidenet | memtrm`."""
+"""`python -m longmem train backbone | sidenet | memtrm | split | join`.
 
+Where typer is not installed, `python -m longmem.training.pretrain`, `adapt`, `memorize` and `parts` do the same.
+"""
+
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +18,7 @@ StartFrom = Annotated[str | None, typer.Option(help="A model whose weights train
 Data = Annotated[list[str] | None, typer.Option(help="A pack of documents; repeat for more.")]
 Output = Annotated[str | None, typer.Option(help="Folder for checkpoints, metrics and the model.")]
 MaxMinutes = Annotated[float | None, typer.Option(help="End this call after so many minutes.")]
+TotalMinutes = Annotated[float | None, typer.Option(help="End the run, its schedule included, after so many.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")]
 
 
@@ -24,6 +29,7 @@ def train_backbone(
     data: Data = None,
     output: Output = None,
     max_minutes: MaxMinutes = None,
+    total_minutes: TotalMinutes = None,
     resume: Resume = False,
 ) -> None:
     """Train a small SmolLM3 whose memory layers have no position encoding."""
@@ -31,7 +37,7 @@ def train_backbone(
     from longmem.training.settings import load_settings
 
     given = {"start_from": start_from, "packs": data or None, "output": output}
-    given |= {"max_minutes": max_minutes, "resume": resume or None}
+    given |= {"max_minutes": max_minutes, "total_minutes": total_minutes, "resume": resume or None}
     print(pretrain(load_settings(BackboneTraining, config, "backbone", **given)))
 
 
@@ -49,6 +55,7 @@ def train_sidenet(
     data: Data = None,
     output: Output = None,
     max_minutes: MaxMinutes = None,
+    total_minutes: TotalMinutes = None,
     resume: Resume = False,
 ) -> None:
     """Train a SideNet on a frozen backbone."""
@@ -60,6 +67,7 @@ def train_sidenet(
         "preset": preset,
         "without_memory": without_memory or None,
         "max_minutes": max_minutes,
+        "total_minutes": total_minutes,
         "resume": resume or None,
     }
     print(adapt(load_settings(SideNetTraining, config, "sidenet", **given)))
@@ -73,6 +81,7 @@ def train_memtrm(
     data: Data = None,
     output: Output = None,
     max_minutes: MaxMinutes = None,
+    total_minutes: TotalMinutes = None,
     resume: Resume = False,
 ) -> None:
     """Train the coupled baseline: memory inside the model that is being trained."""
@@ -80,5 +89,27 @@ def train_memtrm(
     from longmem.training.settings import load_settings
 
     given = {"backbone": backbone, "start_from": start_from, "packs": data or None, "output": output}
-    given |= {"max_minutes": max_minutes, "resume": resume or None}
+    given |= {"max_minutes": max_minutes, "total_minutes": total_minutes, "resume": resume or None}
     print(train_memorizing(load_settings(MemorizingTraining, config, "memorize", **given)))
+
+
+@command(train_app, "split")
+def split_parts(
+    path: Annotated[Path, typer.Argument(help="A folder, such as a checkpoint, or a file.")],
+    most_megabytes: Annotated[float, typer.Option(help="Of each part.")] = 15.0,
+) -> None:
+    """Cut a checkpoint into parts small enough to be carried, with their checksums."""
+    from longmem.training.parts import split
+
+    print(split(path, most_megabytes))
+
+
+@command(train_app, "join")
+def join_parts(
+    folder: Annotated[Path, typer.Argument(help="NAME.parts, as `train split` has written it.")],
+    output: Annotated[Path | None, typer.Option(help="Folder to put it into; default: beside the parts.")] = None,
+) -> None:
+    """Put a checkpoint together again, once every part is what it should be."""
+    from longmem.training.parts import join
+
+    print(join(folder, output))

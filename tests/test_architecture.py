@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 import longmem
+from longmem.evaluation.__main__ import MODULES
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = (
-    "errors config readers documents demonstrations backbone search chunk_ring bank_files retrieval memory_bank "
-    "memory_archive row_memory trace fusion sidenet cache reading model_files model anatomy generation scoring "
-    "classification memorizing training evaluation commands train_commands evaluate_commands __main__"
+    "errors options config readers documents demonstrations backbone search chunk_ring bank_files retrieval "
+    "memory_bank memory_archive row_memory trace fusion sidenet cache reading model_files model anatomy generation "
+    "scoring classification memorizing training evaluation commands train_commands evaluate_commands __main__"
 ).split()
 HOMES = {
     "faiss": {"longmem/search.py"},
@@ -95,13 +96,23 @@ def test_imports_are_absolute_so_that_the_rules_here_see_them(folder):
         assert not [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level], path
 
 
-def test_training_starts_where_neither_the_application_nor_faiss_is_installed():
-    code = """if True:
-        import sys
-        sys.modules |= dict.fromkeys(["faiss", "gradio", "plotly", "typer", "app"])  # None: cannot be imported
-        import longmem.training.adapt, longmem.training.memorize, longmem.training.pretrain
+def test_training_and_evaluations_start_where_neither_the_application_nor_faiss_nor_typer_is_installed():
+    starts = [["training.pretrain"], ["training.adapt"], ["training.memorize"], ["training.parts", "split"]]
+    starts += [["evaluation", name] for name in MODULES]
+    code = f"""if True:
+        import runpy, sys
+        absent = ["faiss", "gradio", "plotly", "typer", "defusedxml", "pypdf", "app"]
+        sys.modules |= dict.fromkeys(absent)  # None: cannot be imported
+        for module, *words in {starts!r}:
+            sys.argv[1:] = [*words, "--help"]
+            sys.modules.pop(f"longmem.{{module}}", None)  # as a new process would find it
+            try:
+                runpy.run_module(f"longmem.{{module}}", run_name="__main__", alter_sys=True)
+            except SystemExit as ended:
+                assert not ended.code
     """
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.count("usage: ") == len(starts)
 
 
 def test_the_top_level_holds_what_it_should():

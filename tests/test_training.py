@@ -1,6 +1,8 @@
 """Training data, and runs that survive being cut off."""
 
 import json
+import lzma
+import os
 import shutil
 from pathlib import Path
 from random import Random
@@ -13,6 +15,7 @@ from accelerate import Accelerator
 from longmem.errors import TrainingDataError
 from longmem.model import LongMemForCausalLM
 from longmem.row_memory import RowMemory
+from longmem.training import data
 from longmem.training.adapt import LaneStep, SideNetTraining, adapt
 from longmem.training.data import read_packs, tokenize_packs, train_tokenizer
 from longmem.training.facts import HELD_OUT_TEMPLATES, TRAINING_TEMPLATES, make_fact, make_name
@@ -70,6 +73,45 @@ def test_a_pack_that_changed_without_changing_its_size_is_tokenised_anew(tokeniz
         path.write_text(text)
         found.append(tokenizer.decode(tokenize_packs([path], tokenizer, cache_dir=tmp_path).document(0).tolist()))
     assert found == ["the ship", "the shop"]
+
+
+def test_the_tokens_of_a_pack_do_not_depend_on_how_much_is_tokenised_at_once(
+    pack, corpus, tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(data, "BATCH_CHARACTERS", len(TEXT))
+    assert [len(batch) for batch in data._batches(["a" * 60, "b" * 60, "c" * 500, "d"])] == [2, 1, 1]
+    again = tokenize_packs([pack], tokenizer, cache_dir=tmp_path)
+    assert np.array_equal(corpus.ids, again.ids)
+    assert np.array_equal(corpus.starts, again.starts)
+
+
+@pytest.mark.parametrize("name", ["pack.jsonl.xz", "renamed.jsonl"])
+def test_a_compressed_pack_holds_what_its_file_holds(pack, corpus, tokenizer, tmp_path, name):
+    opener = lzma.open if name.endswith(".xz") else open
+    with opener(tmp_path / name, "wt") as file:
+        file.write(pack.read_text())
+    assert np.array_equal(corpus.ids, tokenize_packs([tmp_path / name], tokenizer, cache_dir=tmp_path / "cache").ids)
+
+
+def test_a_pack_under_another_name_is_not_tokenised_again(pack, tokenizer, tmp_path, monkeypatch):
+    tokenize_packs([pack], tokenizer, cache_dir=tmp_path / "cache")
+    renamed = shutil.copy(pack, tmp_path / "renamed.jsonl")
+    monkeypatch.setattr(data, "_tokenize_into", None)
+    tokenize_packs([renamed], tokenizer, cache_dir=tmp_path / "cache")
+
+
+def test_rows_made_by_other_processes_are_the_rows_of_this_one(pack, tmp_path):
+    """Also where the texts have just been tokenised by the threads of this process."""
+    alone, helped = (
+        pretrain(backbone_settings(pack, tmp_path / str(n) / "run", workers=n, demonstrations=0.5)) for n in (0, 1)
+    )
+    assert (alone / "model.safetensors").read_bytes() == (helped / "model.safetensors").read_bytes()
+
+
+def test_a_worker_does_not_wait_for_the_threads_of_its_parent(monkeypatch):
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    data.be_one_worker(0)
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
 
 
 @pytest.mark.parametrize("kind", ["repeated", "random_facts", "facts", "demonstrations"])
@@ -183,6 +225,10 @@ def backbone_settings(pack, folder, **options: object) -> BackboneTraining:
     return BackboneTraining(output=str(folder), packs=[str(pack)], total_tokens=64 * 2 * 4, **(small | speed | options))
 
 
+# Of such a backbone: 2 layers of 32 with 48 inside, a vocabulary of 320 (the pack has no more), rows of 64.
+FLOPS = 6 * (2 * (4 * 32 * 32 + 3 * 32 * 48) + 32 * 320) + 6 * 2 * 32 * 65
+
+
 def test_facts_of_one_form_stand_together_and_their_names_differ(corpus, tokenizer):
     documents = lanes_of(corpus, tokenizer).documents
     placed = documents._facts(Random(3), 64 * 40)
@@ -244,7 +290,10 @@ def test_a_backbone_trains_and_an_interrupted_run_ends_as_an_uninterrupted_one(p
         assert (whole / name).read_bytes() == (resumed / name).read_bytes()
     rows = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3, 4]
-    assert len(rows[2]["prefix_matching"]) == 2
+    assert all(r["matrix_share"] > 0 and r["tokens_per_second"] > 0 for r in rows if "loss" in r)
+    assert [(r["step"], r["flops_per_token"]) for r in rows if r.get("matrix_rate")] == [(0, FLOPS), (2, FLOPS)]
+    scores = [r["prefix_matching"] for r in rows if "prefix_matching" in r]
+    assert [len(heads) for layers in scores for heads in layers] == [2, 2, 2, 2]
 
 
 def a_run(folder) -> Run:
@@ -425,6 +474,16 @@ def test_a_sidenet_run_goes_on_from_its_checkpoint(pack, tmp_path):
     assert resumed[0] == resumed[1] != weights
     lines = [json.loads(line) for line in (tmp_path / "copy" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_a_process_of_its_own_makes_the_lanes_that_this_one_would(pack, tmp_path):
+    backbone = pretrain(backbone_settings(pack, tmp_path / "backbone", layers=4, nope_layers=[1, 3]))
+    options = {"window": 64, "memory_layers": [1, 3], "retrieved_tokens": 16, "lanes": 2, "memory_tokens": 256}
+    options |= {"backbone": str(backbone), "packs": [str(pack)], "total_steps": 3}
+    alone, helped = (adapt(SideNetTraining(output=str(tmp_path / str(n)), workers=n, **options)) for n in (0, 1))
+    assert (alone / "model.safetensors").read_bytes() == (helped / "model.safetensors").read_bytes()
+    with pytest.raises(TrainingDataError, match="workers is 2"):
+        adapt(SideNetTraining(output=str(tmp_path / "2"), workers=2, **options))
 
 
 def test_answers_weigh_nothing_in_segments_without_memory(tiny_model):

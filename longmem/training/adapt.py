@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from longmem.errors import TrainingDataError
 from longmem.model import LongMemForCausalLM
 from longmem.row_memory import RowMemory, Sources
-from longmem.training.data import tokenize_packs
+from longmem.training.data import be_one_worker, tokenize_packs
 from longmem.training.lanes import LaneDocuments, LaneMixture, Lanes
 from longmem.training.rows import IGNORED
 from longmem.training.run import Run, make_optimizers, prepare_folder, set_learning_rate
@@ -62,6 +62,7 @@ class LaneTraining:
     decay_from: float = 0.5
     checkpoint_minutes: float = 10.0
     log_every: int = 10
+    workers: int = 0
     mixed_precision: str = "bf16"
     seed: int = 1
     resume: bool = False
@@ -167,6 +168,10 @@ def make_lanes(settings: LaneTraining, model: nn.Module, *, first_batch: int, pr
     """The lanes of one process."""
     if not settings.packs:
         raise TrainingDataError("packs: no training data was given.")
+    if settings.workers not in (0, 1):
+        raise TrainingDataError(
+            f"workers is {settings.workers}; one process makes all lanes, this one (0) or its own (1)."
+        )
     cache = Path(settings.output).parent / "cache"
     corpora = [
         tokenize_packs([pack], model.tokenizer, cache_dir=cache, max_characters=settings.max_characters)
@@ -220,7 +225,7 @@ def train_on_lanes(settings: LaneTraining, model: nn.Module, step: LaneStep) -> 
     if settings.resume:
         run.resume()
     lanes = make_lanes(settings, model, first_batch=run.step, process=accelerator.process_index)
-    batches = iter(DataLoader(lanes, batch_size=None))
+    batches = iter(DataLoader(lanes, batch_size=None, num_workers=settings.workers, worker_init_fn=be_one_worker))
     _train(settings, run, accelerator, step, model, optimizers, batches)
     run.save()
     return accelerator
@@ -253,7 +258,7 @@ def _train(
             chunk_key=settings.chunk_key,
             backend=settings.search_backend,
         )
-    sums = {True: torch.zeros(8), False: torch.zeros(8)}
+    sums = torch.zeros(2, 8, device=accelerator.device)
     trainable = [p for p in model.parameters() if p.requires_grad]
     run.begin()
     while not run.done():
@@ -273,18 +278,19 @@ def _train(
             optimizer.step()
             optimizer.zero_grad()
         run.advance(batch["input_ids"].numel() * accelerator.num_processes)
-        sums[search] += torch.cat([parts, loss.detach().view(1), torch.ones(1, device=parts.device)]).cpu()
+        sums[int(search)] += torch.cat([parts, loss.detach().view(1), torch.ones(1, device=parts.device)])
         if run.step % settings.log_every == 0:
             _log(run, sums, factor)
-            sums = {True: torch.zeros(8), False: torch.zeros(8)}
+            sums.zero_()
         if run.checkpoint_due():
             run.save()
     run.bar.close()
 
 
-def _log(run: Run, sums: dict[bool, Tensor], factor: float) -> None:
-    asked, n_asked, hits, text, n_text, gate, loss, steps = sums[True].tolist()
-    empty_text, n_empty = sums[False][3:5].tolist()
+def _log(run: Run, sums: Tensor, factor: float) -> None:
+    """One line of the sums [2, 8] of the steps without memory and with it, see `LaneStep`."""
+    empty, (asked, n_asked, hits, text, n_text, gate, loss, steps) = sums.tolist()
+    empty_text, n_empty = empty[3:5]
     run.log(
         loss=loss / max(1, steps),
         text=text / max(1, n_text),
@@ -297,4 +303,4 @@ def _log(run: Run, sums: dict[bool, Tensor], factor: float) -> None:
 
 
 if __name__ == "__main__":
-    run_as_module(__doc__, SideNetTraining, "sidenet", adapt, "backbone", "start_from")
+    run_as_module(__doc__, SideNetTraining, "sidenet", adapt, "backbone", "start_from", "preset", "without_memory")

@@ -25,6 +25,9 @@ RESERVED = tuple(f"<|reserved_{i}|>" for i in range(6))
 # Words with their leading space, single digits, runs of punctuation, white space: no token mixes them.
 SPLIT_PATTERN = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
+# Texts are tokenised so many characters at a time: documents enough for all cores, in one or two gigabytes of memory.
+BATCH_CHARACTERS = 16_000_000
+
 
 def read_pack(path: str | Path) -> Iterator[tuple[str, str]]:
     """Yield (title, text) of every document of one pack, in order.
@@ -161,20 +164,30 @@ def _tokenize_into(folder: Path, documents: Iterable[tuple[str, str]], tokenizer
     folder.mkdir(parents=True)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     dtype = np.uint16 if len(tokenizer) <= 65_536 else np.uint32
-    parts, lengths, batch = [], [], []
-
-    def flush() -> None:
-        for encoding in tokenizer.backend_tokenizer.encode_batch(batch, add_special_tokens=False):
+    parts, lengths = [], []
+    for batch in _batches(text for _, text in documents):
+        for encoding in tokenizer.backend_tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             parts.append(np.asarray(encoding.ids, dtype=dtype))
             lengths.append(len(encoding.ids))
-        batch.clear()
-
-    for _, text in documents:
-        batch.append(text)
-        if len(batch) == 8:
-            flush()
-    flush()
     if not parts:
         raise TrainingDataError("data: the packs hold no document.")
     np.save(folder / "ids.npy", np.concatenate(parts))
     np.save(folder / "starts.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts in groups of BATCH_CHARACTERS or a little more."""
+    batch, characters = [], 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text)
+        if characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def be_one_worker(_number: int) -> None:
+    """What a worker of a data loader begins with: its parent's tokenising threads are not there to be waited for."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

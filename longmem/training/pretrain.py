@@ -14,10 +14,11 @@ from transformers import PreTrainedTokenizerFast, SmolLM3Config, SmolLM3ForCausa
 
 from longmem.backbone import load_backbone
 from longmem.errors import TrainingDataError
-from longmem.training.data import read_packs, tokenize_packs, train_tokenizer
+from longmem.training.data import be_one_worker, read_packs, tokenize_packs, train_tokenizer
 from longmem.training.rows import IGNORED, BackboneRows, RowMixture
 from longmem.training.run import Run, make_optimizers, prepare_folder, set_learning_rate
 from longmem.training.settings import run_as_module
+from longmem.training.throughput import flops_per_token, matrix_rate
 
 
 @dataclass
@@ -192,12 +193,16 @@ def pretrain(settings: BackboneTraining) -> Path:
     )
     if settings.resume:
         run.resume()
+    run.flops_per_token = flops_per_token(model, settings.window)
+    step_tokens = settings.batch_rows * settings.window
+    run.matrix_rate = matrix_rate(model, step_tokens, accelerator.device, settings.mixed_precision)
     loader = accelerator.prepare(
         DataLoader(
             Subset(rows, range(run.step * batch_rows, len(rows))),
             batch_size=settings.batch_rows,
             num_workers=settings.workers,
             drop_last=True,
+            worker_init_fn=be_one_worker,
         )
     )
     _train(settings, run, accelerator, prepared, model, optimizers, loader)
@@ -211,8 +216,9 @@ def pretrain(settings: BackboneTraining) -> Path:
 
 def _train(settings, run, accelerator, prepared, model, optimizers, loader) -> None:
     """The loop: one optimizer step a batch, a log line every `log_every` steps, head scores every `probe_every`."""
-    sums = torch.zeros(5)
+    sums = torch.zeros(5, device=accelerator.device)
     run.begin()
+    run.log(flops_per_token=run.flops_per_token, matrix_rate=run.matrix_rate)
     for batch in loader:
         if run.done():
             break
@@ -226,7 +232,7 @@ def _train(settings, run, accelerator, prepared, model, optimizers, loader) -> N
             optimizer.step()
             optimizer.zero_grad()
         run.advance(batch["input_ids"].numel() * accelerator.num_processes)
-        sums += torch.cat([loss.detach().view(1), parts]).cpu()
+        sums += torch.cat([loss.detach().view(1), parts])
         if run.step % settings.log_every == 0:
             loss, asked, n_asked, text, n_text = sums.tolist()
             run.log(

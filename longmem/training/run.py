@@ -18,7 +18,8 @@ class Run:
     """Folder, clock and log of one training run.
 
     `progress` (0 to 1) is the larger of steps done over `total_steps` and, where `total_minutes` is given, of training
-    minutes over all resumed calls; the schedule follows it. `max_minutes` ends this call only.
+    minutes over all resumed calls; the schedule follows it. `max_minutes` ends this call only. `flops_per_token` and
+    `matrix_rate` (of one device) are set by a run that logs which share of the device's rate it reaches.
     """
 
     def __init__(
@@ -38,6 +39,8 @@ class Run:
         self.started = self.last_checkpoint = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.bar: tqdm | None = None
+        self.flops_per_token: int | None = None
+        self.matrix_rate: float | None = None
 
     @property
     def minutes(self) -> float:
@@ -51,17 +54,13 @@ class Run:
     def begin(self) -> None:
         """Start the clock anew, so that building the model and the data does not count, and show the bar."""
         self.started = self.last_checkpoint = time.monotonic()
-        self.tokens_before = self.tokens
+        self._logged_at, self._logged_tokens, self.tokens_per_second = self.started, self.tokens, 0.0
         self.bar = tqdm(
             total=100.0,
             initial=round(100 * self.progress, 2),
             disable=not self.accelerator.is_main_process,
             bar_format="{percentage:5.1f}% |{bar:20}| {elapsed}<{remaining} {postfix}",
         )
-
-    @property
-    def tokens_per_second(self) -> float:
-        return (self.tokens - self.tokens_before) / max(1e-9, time.monotonic() - self.started)
 
     def done(self) -> bool:
         spent = (time.monotonic() - self.started) / 60
@@ -72,7 +71,12 @@ class Run:
         self.tokens += tokens
 
     def log(self, **values: float | list | dict) -> None:
-        """Append one line to metrics.jsonl and show the plain numbers in the bar."""
+        """Append one line to metrics.jsonl and show the plain numbers in the bar.
+
+        tokens_per_second is of the time since the line before; matrix_share is what of the rate at which the devices
+        multiply matrices the model's own products have used in it.
+        """
+        self._measure_speed()
         row = {
             "step": self.step,
             "tokens": self.tokens,
@@ -80,12 +84,22 @@ class Run:
             "tokens_per_second": round(self.tokens_per_second, 1),
             **values,
         }
+        if self.matrix_rate and self.tokens_per_second and "loss" in values:
+            rate = self.matrix_rate * self.accelerator.num_processes
+            row["matrix_share"] = round(self.tokens_per_second * self.flops_per_token / rate, 4)
         if self.accelerator.is_main_process:
             with (self.folder / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
             shown = {k: f"{v:.3g}" for k, v in values.items() if isinstance(v, float)}
             self.bar.set_postfix(tok_s=f"{self.tokens_per_second:.0f}", **shown)
             self.bar.update(max(0.0, 100 * self.progress - self.bar.n))
+
+    def _measure_speed(self) -> None:
+        """Tokens per second since a line before; lines of one step have the same."""
+        now = time.monotonic()
+        if self.tokens > self._logged_tokens:
+            self.tokens_per_second = (self.tokens - self._logged_tokens) / max(1e-9, now - self._logged_at)
+            self._logged_at, self._logged_tokens = now, self.tokens
 
     def checkpoint_due(self) -> bool:
         return (time.monotonic() - self.last_checkpoint) / 60 >= self.checkpoint_minutes

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from longmem.config import preset_settings
-from longmem.errors import TrainingDataError
+from longmem.errors import TrainingDataError, one_line
 
 CONFIGS = Path(__file__).parent / "configs"
 Settings = TypeVar("Settings")
@@ -44,15 +44,22 @@ def config_names(prefix: str) -> list[str]:
 def run_as_module(
     description: str, kind: type[Settings], prefix: str, train: Callable[[Settings], Path], *options: str
 ) -> None:
-    """What `python -m` does with a training module; `options` are settings that the command line may name besides."""
+    """What `python -m` does with a training module: what `python -m longmem train` does, without typer.
+
+    options: settings that the command line may name besides, `preset` among them; a setting that is false is a flag.
+    """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("config", help=f"a .toml file, or one of the package: {', '.join(config_names(prefix))}")
     parser.add_argument("--data", action="append", dest="packs", help="a pack of documents; repeat for more")
     for option in ("output", *options):
-        parser.add_argument(f"--{option.replace('_', '-')}")
-    parser.add_argument("--max-minutes", type=float)
+        is_flag = option in kind.__dataclass_fields__ and kind.__dataclass_fields__[option].type is bool
+        form = {"action": "store_true", "default": None} if is_flag else {}
+        parser.add_argument(f"--{option.replace('_', '-')}", **form)
+    parser.add_argument("--max-minutes", type=float, help="end this call after so many minutes")
+    parser.add_argument("--total-minutes", type=float, help="end the run, its schedule included, after so many")
     parser.add_argument("--resume", action="store_true", default=None)
     arguments = vars(parser.parse_args())
-    settings = load_settings(kind, arguments.pop("config"), prefix, **arguments)
-    print(asdict(settings))
-    print(train(settings))
+    with one_line():
+        settings = load_settings(kind, arguments.pop("config"), prefix, **arguments)
+        print(asdict(settings), flush=True)
+        print(train(settings))
