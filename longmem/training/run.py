@@ -8,7 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast
+from torch import distributed
 from tqdm import tqdm
 
 from longmem.errors import TrainingDataError
@@ -18,7 +20,8 @@ class Run:
     """Folder, clock and log of one training run.
 
     `progress` (0 to 1) is the larger of steps done over `total_steps` and, where `total_minutes` is given, of training
-    minutes over all resumed calls; the schedule follows it. `max_minutes` ends this call only.
+    minutes over all resumed calls; the schedule follows it. `max_minutes` ends this call only. Time is that of the main
+    process and goes on with `done`, so that several processes always decide alike.
     """
 
     def __init__(
@@ -35,13 +38,13 @@ class Run:
         self.total_steps, self.total_minutes, self.max_minutes = total_steps, total_minutes, max_minutes
         self.checkpoint_minutes = checkpoint_minutes
         self.step, self.tokens, self.minutes_before = 0, 0, 0.0
-        self.started = self.last_checkpoint = time.monotonic()
+        self.started = self.last_checkpoint = self.now = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.bar: tqdm | None = None
 
     @property
     def minutes(self) -> float:
-        return self.minutes_before + (time.monotonic() - self.started) / 60
+        return self.minutes_before + (self.now - self.started) / 60
 
     @property
     def progress(self) -> float:
@@ -50,7 +53,7 @@ class Run:
 
     def begin(self) -> None:
         """Start the clock anew, so that building the model and the data does not count, and show the bar."""
-        self.started = self.last_checkpoint = time.monotonic()
+        self.started = self.last_checkpoint = self.now = self._main_clock()
         self.tokens_before = self.tokens
         self.bar = tqdm(
             total=100.0,
@@ -64,8 +67,19 @@ class Run:
         return (self.tokens - self.tokens_before) / max(1e-9, time.monotonic() - self.started)
 
     def done(self) -> bool:
-        spent = (time.monotonic() - self.started) / 60
+        self.now = self._main_clock()
+        spent = (self.now - self.started) / 60
         return self.progress >= 1.0 or (self.max_minutes is not None and spent >= self.max_minutes)
+
+    def _main_clock(self) -> float:
+        """Seconds on the clock of the main process."""
+        now = time.monotonic()
+        if self.accelerator.num_processes == 1:
+            return now
+        # fp64 is not on every device, and fp32 has no milliseconds after a few days.
+        parts = torch.tensor([int(now), int(now % 1 * 1e6)], device=self.accelerator.device)
+        seconds, microseconds = broadcast(parts).tolist()
+        return seconds + microseconds / 1e6
 
     def advance(self, tokens: int) -> None:
         self.step += 1
@@ -88,7 +102,7 @@ class Run:
             self.bar.update(max(0.0, 100 * self.progress - self.bar.n))
 
     def checkpoint_due(self) -> bool:
-        return (time.monotonic() - self.last_checkpoint) / 60 >= self.checkpoint_minutes
+        return (self.now - self.last_checkpoint) / 60 >= self.checkpoint_minutes
 
     def save(self) -> Path:
         """Write a checkpoint beside the old one, rename it, then delete the old one; what is there is not rewritten."""
@@ -109,7 +123,7 @@ class Run:
                 if old != whole:
                     shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
-        self.last_checkpoint = time.monotonic()
+        self.last_checkpoint = self.now
         return whole
 
     def resume(self) -> bool:
@@ -147,7 +161,11 @@ FREE_SETTINGS = set(
 
 def prepare_folder(folder: str | Path, *, resume: bool, settings: object) -> None:
     """Refuse to write over another run, or to go on with one under other settings; keep them beside the weights."""
-    folder = Path(folder)
+    with PartialState().main_process_first():
+        _prepare_folder(Path(folder), resume, settings, write=PartialState().is_main_process)
+
+
+def _prepare_folder(folder: Path, resume: bool, settings: object, write: bool) -> None:
     if not resume and any(folder.glob("checkpoint-*")):
         raise TrainingDataError(f"output: {folder} holds a run already; use --resume to go on, or another folder.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +178,8 @@ def prepare_folder(folder: str | Path, *, resume: bool, settings: object) -> Non
                     f"{name} is {given[name]!r}, but the run in {folder} was begun with {before[name]!r}; "
                     "a run goes on with the settings that it began with."
                 )
-    write_whole(path, json.dumps(given, indent=1))
+    if write:
+        write_whole(path, json.dumps(given, indent=1))
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -170,15 +189,24 @@ def write_whole(path: Path, text: str) -> None:
     part.replace(path)
 
 
+def mean_over_processes(amount: torch.Tensor) -> torch.Tensor:
+    """Of a number without a gradient. Divided by it, the losses of unlike shares average to that of all together."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return amount
+    total = amount.detach().clone().float()
+    distributed.all_reduce(total)
+    return total / distributed.get_world_size()
+
+
 def make_optimizers(
     model: torch.nn.Module,
     *,
     matrix_lr: float,
     other_lr: float,
     weight_decay: float,
-    names: Iterable[str] = ("embed", "lm_head"),
+    names: Iterable[str] = ("embed", "lm_head", "down_RI", "up_OR"),
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices, AdamW for embeddings, norms, gates and biases."""
+    """Muon for the matrices, AdamW for embeddings, norms, gates, biases and low-rank deltas."""
     matrices, others = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
