@@ -1,6 +1,7 @@
 """One training run on disk: checkpoints that survive a kill at any moment, a time budget, metrics, a progress bar."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, parse_flag_from_env
 from torch import distributed
 from tqdm import tqdm
 
@@ -159,10 +160,20 @@ FREE_SETTINGS = set(
 )
 
 
+def join_processes() -> PartialState:
+    """The processes of this run, as `torchrun` or `accelerate launch` started them; the first to ask decides for all.
+
+    accelerate takes part in a run on CPUs only where it is told that there is no GPU.
+    """
+    on_cpus = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
+    return PartialState(cpu=on_cpus or parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def prepare_folder(folder: str | Path, *, resume: bool, settings: object) -> None:
     """Refuse to write over another run, or to go on with one under other settings; keep them beside the weights."""
-    with PartialState().main_process_first():
-        _prepare_folder(Path(folder), resume, settings, write=PartialState().is_main_process)
+    processes = join_processes()
+    with processes.main_process_first():
+        _prepare_folder(Path(folder), resume, settings, write=processes.is_main_process)
 
 
 def _prepare_folder(folder: Path, resume: bool, settings: object, write: bool) -> None:
