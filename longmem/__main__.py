@@ -1,4 +1,4 @@
-"""The command line: `python -m longmem info | read | generate | train | evaluate`.
+"""The command line: `python -m longmem info | read | generate | train | evaluate | inspect | retrieve`.
 
 Results go to standard output, progress and errors to standard error. Exit code 2 means that something given was wrong.
 """
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from tqdm import tqdm
 
-from longmem.commands import BUNDLED, Device, Model, command, load_model
+from longmem.backbone_commands import MemoryLayers, inspect, load_training_free, retrieve
+from longmem.commands import BUNDLED, Device, Model, command, load_model, remember_files, summary_of
 from longmem.errors import LongMemError
 from longmem.evaluate_commands import evaluate_app
 from longmem.train_commands import train_app
@@ -20,29 +20,14 @@ from longmem.train_commands import train_app
 if TYPE_CHECKING:
     from longmem.generation import Generation
     from longmem.memory_bank import MemoryBank
-    from longmem.model import LongMemForCausalLM
 
 app = typer.Typer(help="See how a language model uses a long-term memory.", no_args_is_help=True, add_completion=False)
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
+command(app, "inspect")(inspect)
+command(app, "retrieve")(retrieve)
 
 Documents = Annotated[list[Path], typer.Option("--document", help="txt, md, html, pdf, epub or docx; repeat for more.")]
-
-
-def _remember(model: "LongMemForCausalLM", documents: list[Path], memory: "MemoryBank") -> list[int]:
-    """Read files into a bank, with a bar of tokens on standard error. Returns the documents' ids in the bank."""
-    from longmem.documents import Document
-
-    numbers = []
-    for document in [Document.from_file(path) for path in documents]:
-        with tqdm(desc=document.name, unit="tok", file=sys.stderr) as bar:
-
-            def show(done: int, total: int, bar: tqdm = bar) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
-            numbers.append(model.remember(document, memory=memory, progress=show))
-    return numbers
 
 
 def _character(at: str, memory: "MemoryBank", document: int) -> int:
@@ -52,11 +37,6 @@ def _character(at: str, memory: "MemoryBank", document: int) -> int:
         return int(float(at[:-1]) / 100 * length) if at.endswith("%") else int(at)
     except (ValueError, OverflowError):
         raise LongMemError(f"--at is {at!r}; it must be a character such as 12000, or a share such as 60%.") from None
-
-
-def _memory_summary(memory: "MemoryBank") -> dict:
-    documents = [{"name": d.name, "tokens": d.n_tokens, "chunks": d.n_chunks} for d in memory.documents.values()]
-    return {"documents": documents, "tokens": memory.n_tokens, "capacity": memory.capacity}
 
 
 @command(app, "info")
@@ -107,9 +87,9 @@ def read(
     """Read documents into a memory bank and save it; `generate --memory` uses it."""
     loaded = load_model(model, device)
     memory = loaded.new_bank(capacity=capacity)
-    _remember(loaded, documents, memory)
+    remember_files(loaded, documents, memory)
     memory.save(output)
-    print(json.dumps(_memory_summary(memory)))
+    print(json.dumps(summary_of(memory)))
 
 
 @command(app, "generate")
@@ -126,6 +106,11 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Above 0, at most 1.")] = 0.95,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the most probable token.")] = False,
     no_memory: Annotated[bool, typer.Option("--no-memory", help="Read the documents, but retrieve nothing.")] = False,
+    training_free: Annotated[
+        bool,
+        typer.Option("--training-free", help="Not LongMem: --model is any language model, given memory as it is."),
+    ] = False,
+    memory_layers: MemoryLayers = None,
     trace_ranks: Annotated[int | None, typer.Option(help="Ranks printed per head; default: all.")] = None,
     model: Model = str(BUNDLED),
     device: Device = "auto",
@@ -135,23 +120,21 @@ def generate(
     from longmem.generation import check_options, stream
     from longmem.memory_bank import MemoryBank
     from longmem.scoring import continuation_point
+    from longmem.training_free import METHOD
 
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "greedy": greedy}
     check_options(**options)
-    if (prompt is None) == (at is None):
-        raise LongMemError("Give --prompt or --at, one of the two.")
-    if at is not None and not documents:
-        raise LongMemError(f"--at is {at!r}, but there is no --document to continue.")
-    if trace_ranks is not None and trace_ranks < 0:
-        raise LongMemError(f"--trace-ranks is {trace_ranks}; it must be 0 or more.")
+    _check_generation(prompt, at, documents, trace_ranks)
+    if memory_layers is not None and not training_free:
+        raise LongMemError("--memory-layers goes with --training-free; a LongMem model has layers of its own.")
     if not as_json:
         # A console of few characters (cp1252, ascii) shows a question mark instead of ending the run.
         sys.stdout.reconfigure(errors="replace")
-    loaded = load_model(model, device)
+    loaded = load_training_free(model, device, memory_layers) if training_free else load_model(model, device)
     bank = loaded.new_bank()
     if memory is not None:
         bank = MemoryBank.load(memory, fingerprint=loaded.fingerprint, device=loaded.device)
-    numbers = _remember(loaded, documents, bank)
+    numbers = remember_files(loaded, documents, bank)
     before = None
     if at is not None:
         prompt, before = continuation_point(loaded, bank, numbers[-1], _character(at, bank, numbers[-1]))
@@ -160,9 +143,20 @@ def generate(
         if not as_json:
             print(token.text, end="", flush=True)
     if as_json:
-        print(json.dumps(_generation_object(generation, bank, trace_ranks), allow_nan=False))
+        labelled = {"method": METHOD} if training_free else {}
+        print(json.dumps(labelled | _generation_object(generation, bank, trace_ranks), allow_nan=False))
     else:
         print(_passages_table(generation))
+
+
+def _check_generation(prompt: str | None, at: str | None, documents: list[Path], trace_ranks: int | None) -> None:
+    """Raises LongMemError for options of `generate` that do not go together, before anything is loaded."""
+    if (prompt is None) == (at is None):
+        raise LongMemError("Give --prompt or --at, one of the two.")
+    if at is not None and not documents:
+        raise LongMemError(f"--at is {at!r}, but there is no --document to continue.")
+    if trace_ranks is not None and trace_ranks < 0:
+        raise LongMemError(f"--trace-ranks is {trace_ranks}; it must be 0 or more.")
 
 
 def _generation_object(generation: "Generation", memory: "MemoryBank", trace_ranks: int | None) -> dict:
@@ -174,7 +168,7 @@ def _generation_object(generation: "Generation", memory: "MemoryBank", trace_ran
     return {
         "text": generation.text,
         "tokens": trace.tokens,
-        "memory": _memory_summary(memory),
+        "memory": summary_of(memory),
         "effect": [effect if math.isfinite(effect) else None for effect in trace.effects],
         "trace": json.loads(frame.to_json(orient="records")),
     }

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -29,7 +31,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from longmem.config import LongMemConfig
-from longmem.errors import UnknownFamilyError
+from longmem.errors import LongMemError, UnknownFamilyError
 
 QKV = tuple[Tensor, Tensor, Tensor]
 
@@ -154,7 +156,27 @@ def load_backbone(name_or_path: str | Path) -> PreTrainedModel:
 
     Raises:
         UnknownFamilyError: longmem does not know how to read this model.
+        LongMemError: no model is there, or none that transformers can load.
     """
+    if _is_path(str(name_or_path)) and not Path(name_or_path).is_dir():
+        raise LongMemError(f"backbone is {str(name_or_path)!r}; there is no such folder.")
+    try:
+        return _load(name_or_path)
+    except LongMemError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        # What transformers and safetensors raise for a name of nothing, an unheard-of model and damaged weights.
+        reason = " ".join(str(error).split("\n")[0].split()).rstrip(".:")
+        said = f"backbone is {str(name_or_path)!r}; no language model can be loaded from it"
+        raise LongMemError(f"{said} ({reason}); give a folder or a hub id.") from error
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can only be that of a folder: a hub id has one slash at most, inside."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+
+
+def _load(name_or_path: str | Path) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(name_or_path)
     if not isinstance(config, LongMemConfig):
         family_of(config)
@@ -218,7 +240,7 @@ def tapping() -> Iterator[Taps]:
         _TAPS.reset(token)
 
 
-def tap_projections(attention: nn.Module, family: Family, key: int) -> None:
+def tap_projections(attention: nn.Module, family: Family, key: int) -> list[RemovableHandle]:
     """Hook an attention module so that its q, k, v before positions go to `Taps.projected[key]`."""
 
     def store(place: int) -> Callable:
@@ -228,8 +250,10 @@ def tap_projections(attention: nn.Module, family: Family, key: int) -> None:
 
         return hook
 
-    for place, name in enumerate(family.projections):
+    return [
         attention.get_submodule(name).register_forward_hook(store(place))
+        for place, name in enumerate(family.projections)
+    ]
 
 
 def call_output_module(attention: nn.Module) -> None:

@@ -52,6 +52,9 @@ class LongMemConfig(PreTrainedConfig):
             shares), or ("memory") from the memory layer it retrieves from, whose queries fit the keys in the bank, and
             from r*i+1 where it has no memory. For the paper's layers "memory" and "next" are the same.
         read_overlap: tokens of context before each segment that is read into memory: 0 (paper), or window // 2.
+        sidenet_rank: None for SideNet layers with weights of their own (paper). A number: their linear layers are
+            those of the frozen backbone layer they would be copies of, with trained deltas of this rank; norms and
+            gates are their own.
 
     Raises:
         LongMemError: a value outside what is allowed.
@@ -77,6 +80,7 @@ class LongMemConfig(PreTrainedConfig):
         initialization_scale: float = 1.0,
         source: str = "memory",
         read_overlap: int = 0,
+        sidenet_rank: int | None = None,
         **kwargs: Any,
     ) -> None:
         if isinstance(backbone_config, dict):
@@ -96,6 +100,7 @@ class LongMemConfig(PreTrainedConfig):
         self.initialization_scale = initialization_scale
         self.source = source
         self.read_overlap = read_overlap
+        self.sidenet_rank = sidenet_rank
         super().__init__(**kwargs)
         # Set last: the parent's initialisation would reset the attention implementation of a backbone in use.
         self.backbone_config = backbone_config
@@ -163,6 +168,8 @@ class LongMemConfig(PreTrainedConfig):
             )
         if not 0 < self.gate_start < 1:
             raise LongMemError(f"gate_start is {self.gate_start}; it must lie between 0 and 1.")
+        if self.sidenet_rank is not None and self.sidenet_rank < 1:
+            raise LongMemError(f"sidenet_rank is {self.sidenet_rank}; it must be at least 1, or None for a whole copy.")
 
 
 def preset_settings(name: str) -> dict[str, Any]:

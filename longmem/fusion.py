@@ -6,7 +6,7 @@ Shapes: B batch, T tokens, H query heads, K retrieved tokens, D head dimension.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -44,12 +44,18 @@ class MemoryGate(nn.Module):
         self.bias_H = nn.Parameter(torch.full((heads,), math.log(start / (1 - start))))
         self.weight_HD = nn.Parameter(torch.zeros(heads, head_dim)) if kind == "query" else None
 
-    def forward(self, q_BHTD: Tensor) -> Tensor:
-        """Returns gate_BHT in fp32, 0 (local attention alone) to 1 (memory alone)."""
+    def forward(self, q_BHTD: Tensor, retrieval: Retrieval | None = None) -> Tensor:
+        """Returns gate_BHT in fp32, 0 (local attention alone) to 1 (memory alone), whatever was retrieved."""
         logits_BHT = self.bias_H.float()[:, None].expand(q_BHTD.shape[:3])
         if self.weight_HD is not None:
             logits_BHT = logits_BHT + torch.einsum("bhtd,hd->bht", q_BHTD.float(), self.weight_HD.float())
         return logits_BHT.sigmoid()
+
+
+def memory_scores(q_BHTD: Tensor, keys_BHTKD: Tensor, mask_BHTK: Tensor, scaling: float) -> Tensor:
+    """The fp32 scores_BHTK of each query against its own keys, of the queries' dtype; the least where masked."""
+    scores_BHTK = torch.matmul(keys_BHTKD, q_BHTD.unsqueeze(-1)).squeeze(-1).float() * scaling
+    return scores_BHTK.masked_fill(~mask_BHTK, torch.finfo(torch.float32).min)
 
 
 def attend_memory(q_BHTD: Tensor, retrieval: Retrieval, scaling: float) -> tuple[Tensor, Tensor]:
@@ -58,8 +64,7 @@ def attend_memory(q_BHTD: Tensor, retrieval: Retrieval, scaling: float) -> tuple
     Returns: M_BHTD, and the attention weights_BHTK in fp32, which are 0 everywhere where nothing was retrieved.
     """
     keys_BHTKD, values_BHTKD = retrieval.keys_BHTKD.to(q_BHTD.dtype), retrieval.values_BHTKD.to(q_BHTD.dtype)
-    scores_BHTK = torch.matmul(keys_BHTKD, q_BHTD.unsqueeze(-1)).squeeze(-1).float() * scaling
-    scores_BHTK = scores_BHTK.masked_fill(~retrieval.mask_BHTK, torch.finfo(torch.float32).min)
+    scores_BHTK = memory_scores(q_BHTD, keys_BHTKD, retrieval.mask_BHTK, scaling)
     weights_BHTK = scores_BHTK.softmax(dim=-1) * retrieval.mask_BHTK
     memory_BHTD = torch.matmul(weights_BHTK.to(q_BHTD.dtype).unsqueeze(-2), values_BHTKD).squeeze(-2)
     return memory_BHTD, weights_BHTK
@@ -94,10 +99,13 @@ def recalling(sources: Sources | None, recorder: Recorder | None = None) -> Iter
             _RECALL.reset(token)
 
 
-def attach_memory(memory_layer: int, attention: nn.Module, family: Family, gate: MemoryGate) -> None:
+def attach_memory(
+    memory_layer: int, attention: nn.Module, family: Family, gate: Callable[[Tensor, Retrieval], Tensor]
+) -> None:
     """Make an attention module retrieve while `recalling`: a pre-hook of its output projection fuses what it found.
 
-    The input of that projection is local attention A [B, T, H * D].
+    The input of that projection is local attention A [B, T, H * D]. gate: gate_BHT in fp32 of q_BHTD and what these
+    queries retrieved, such as a `MemoryGate`.
     """
     tap_projections(attention, family, memory_layer)
     call_output_module(attention)
@@ -111,7 +119,7 @@ def attach_memory(memory_layer: int, attention: nn.Module, family: Family, gate:
         retrieval = recall.sources.retrieve(memory_layer, q_BHTD)
         if retrieval is None:
             return None
-        gate_BHT = gate(q_BHTD) * retrieval.mask_BHTK.any(dim=-1)
+        gate_BHT = gate(q_BHTD, retrieval) * retrieval.mask_BHTK.any(dim=-1)
         if silent := recall.sources.silent_heads(memory_layer):
             gate_BHT[:, silent] = 0
         memory_BHTD, weights_BHTK = attend_memory(q_BHTD, retrieval, scaling)

@@ -51,7 +51,8 @@ class LongMemForCausalLM(ModelFiles, ReadsDocuments, PreTrainedModel, Generation
         _check_window(config.window, family, causal_lm.config)
         decoder = causal_lm.base_model
         # The SideNet copies layers before the backbone hangs its hooks on them.
-        self.sidenet = SideNet(config, decoder.get_submodule(family.layers), decoder.get_submodule(family.norm), family)
+        layers, norm = decoder.get_submodule(family.layers), decoder.get_submodule(family.norm)
+        self.sidenet = self._second_network(config, layers, norm, family)
         self.backbone = Backbone(causal_lm, config.memory_layers)
         self.tokenizer: PreTrainedTokenizerFast | None = None
         self.device_reason = "it was built there"
@@ -62,6 +63,11 @@ class LongMemForCausalLM(ModelFiles, ReadsDocuments, PreTrainedModel, Generation
             eos_token_id=causal_lm.config.eos_token_id,
             pad_token_id=causal_lm.config.pad_token_id,
         )
+
+    def _second_network(
+        self, config: LongMemConfig, layers: torch.nn.ModuleList, norm: torch.nn.Module, family: Family
+    ) -> torch.nn.Module:
+        return SideNet(config, layers, norm, family)
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Nothing: SideNet layers are copies, gates set themselves, and the backbone knows its own."""

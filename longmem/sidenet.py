@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from longmem.backbone import BackboneStates, Family
 from longmem.config import LongMemConfig
 from longmem.fusion import MemoryGate, Recorder, attach_memory, recalling
+from longmem.low_rank import LowRankLinear, borrow_layer
 from longmem.row_memory import Sources
 
 
@@ -20,11 +21,16 @@ class SideNet(nn.Module):
     """L / r layers with memory; its embeddings and head are the backbone's."""
 
     def __init__(self, config: LongMemConfig, layers: nn.ModuleList, norm: nn.Module, family: Family) -> None:
-        """Copy the layers the configuration names from fresh or loaded backbone layers that have no hooks yet."""
+        """Copy the layers the configuration names from fresh or loaded backbone layers that have no hooks yet.
+
+        With `config.sidenet_rank`, linear layers are borrowed instead, and only low-rank deltas of them are trained.
+        """
         super().__init__()
         self.config, self.family = config, family
         r, L = config.layer_reduction_factor, len(layers)
-        self.layers = nn.ModuleList(copy.deepcopy(layers[config.source_layer(i)]) for i in range(L // r))
+        sources = [layers[config.source_layer(i)] for i in range(L // r)]
+        rank = config.sidenet_rank
+        self.layers = nn.ModuleList(copy.deepcopy(s) if rank is None else borrow_layer(s, rank) for s in sources)
         self.norm = copy.deepcopy(norm)
         self.memory_of = {config.side_layer(b): b for b in config.memory_layers}
         self.gates = nn.ModuleDict()
@@ -55,8 +61,11 @@ class SideNet(nn.Module):
             if not attends:
                 zeroed.append(f"{self.family.attention}.{self.family.output}")
         for names, factor in ((zeroed, 0.0), (kept, self.config.initialization_scale)):
-            for name in names:
-                for parameter in layer.get_submodule(name).parameters():
+            for module in map(layer.get_submodule, names):
+                if isinstance(module, LowRankLinear):
+                    module.factor = factor
+                    continue
+                for parameter in module.parameters():
                     parameter.mul_(factor)
 
     def forward(

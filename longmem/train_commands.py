@@ -8,14 +8,17 @@ from typing import Annotated
 
 import typer
 
-from longmem.commands import command
+from longmem.commands import command, layer_numbers
 
 train_app = typer.Typer(help="Train a backbone, a SideNet, or the baseline MemTRM.", no_args_is_help=True)
 
 Config = Annotated[str, typer.Option(help="One of the package, such as cpu, or a .toml file.")]
 Backbone = Annotated[str | None, typer.Option(help="The frozen model: a folder or hub id.")]
 StartFrom = Annotated[str | None, typer.Option(help="A model whose weights training goes on from.")]
-Data = Annotated[list[str] | None, typer.Option(help="A pack of documents; repeat for more.")]
+Data = Annotated[
+    list[str] | None,
+    typer.Option("--data", "--documents", help="txt, jsonl or jsonl.xz, or a folder of txt; repeat for more."),
+]
 Output = Annotated[str | None, typer.Option(help="Folder for checkpoints, metrics and the model.")]
 MaxMinutes = Annotated[float | None, typer.Option(help="End this call after so many minutes.")]
 TotalMinutes = Annotated[float | None, typer.Option(help="End the run, its schedule included, after so many.")]
@@ -52,13 +55,25 @@ def train_sidenet(
     without_memory: Annotated[
         bool, typer.Option("--without-memory", help="Train the baseline that never sees a memory.")
     ] = False,
+    memory_layers: Annotated[
+        str | None, typer.Option(help="Such as 4,7, counted from 0; `inspect` suggests some.")
+    ] = None,
+    window: Annotated[int | None, typer.Option(help="Tokens of local context.")] = None,
+    sidenet_rank: Annotated[
+        int | None,
+        typer.Option(min=1, help="Borrow the backbone's weights and train low-rank deltas: for large backbones."),
+    ] = None,
+    sidenet_alone: Annotated[
+        bool, typer.Option("--sidenet-alone", help="Save what was trained alone, and the backbone's name.")
+    ] = False,
+    total_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
     data: Data = None,
     output: Output = None,
     max_minutes: MaxMinutes = None,
     total_minutes: TotalMinutes = None,
     resume: Resume = False,
 ) -> None:
-    """Train a SideNet on a frozen backbone."""
+    """Train a SideNet on a frozen backbone: the bundled one, or anyone's, on anyone's documents."""
     from longmem.training.adapt import SideNetTraining, adapt
     from longmem.training.settings import load_settings
 
@@ -66,6 +81,11 @@ def train_sidenet(
     given |= {
         "preset": preset,
         "without_memory": without_memory or None,
+        "memory_layers": layer_numbers(memory_layers),
+        "window": window,
+        "sidenet_rank": sidenet_rank,
+        "sidenet_alone": sidenet_alone or None,
+        "total_steps": total_steps,
         "max_minutes": max_minutes,
         "total_minutes": total_minutes,
         "resume": resume or None,

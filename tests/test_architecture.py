@@ -13,12 +13,15 @@ from longmem.evaluation.__main__ import MODULES
 ROOT = Path(__file__).parent.parent
 LIBRARY = (
     "errors options config readers documents demonstrations backbone search chunk_ring bank_files retrieval "
-    "memory_bank memory_archive row_memory trace fusion sidenet cache reading model_files model anatomy generation "
-    "scoring classification memorizing training evaluation commands train_commands evaluate_commands __main__"
+    "memory_bank memory_archive row_memory trace fusion low_rank sidenet cache reading model_files model anatomy "
+    "generation scoring induction training_free classification memorizing training evaluation commands train_commands "
+    "evaluate_commands backbone_commands __main__"
 ).split()
 HOMES = {
     "faiss": {"longmem/search.py"},
-    "typer": {f"longmem/{name}.py" for name in ("__main__", "commands", "evaluate_commands", "train_commands")},
+    "typer": {
+        f"longmem/{name}.py" for name in "__main__ backbone_commands commands evaluate_commands train_commands".split()
+    },
 }
 
 

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from longmem.errors import TrainingDataError
+from longmem.induction import prefix_matching
 from longmem.model import LongMemForCausalLM
 from longmem.row_memory import RowMemory
 from longmem.training import data
@@ -20,7 +21,7 @@ from longmem.training.adapt import LaneStep, SideNetTraining, adapt
 from longmem.training.data import read_packs, tokenize_packs, train_tokenizer
 from longmem.training.facts import HELD_OUT_TEMPLATES, TRAINING_TEMPLATES, make_fact, make_name
 from longmem.training.lanes import LaneDocuments, LaneMixture, Lanes
-from longmem.training.pretrain import BackboneTraining, prefix_matching, pretrain
+from longmem.training.pretrain import BackboneTraining, pretrain
 from longmem.training.rows import IGNORED, BackboneRows, RowMixture
 from longmem.training.run import Run
 from longmem.training.settings import config_names, load_settings

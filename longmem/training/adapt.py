@@ -19,7 +19,7 @@ from longmem.row_memory import RowMemory, Sources
 from longmem.training.data import be_one_worker, tokenize_packs
 from longmem.training.lanes import LaneDocuments, LaneMixture, Lanes
 from longmem.training.rows import IGNORED
-from longmem.training.run import Run, make_optimizers, prepare_folder, set_learning_rate
+from longmem.training.run import Run, make_optimizers, mean_over_processes, prepare_folder, set_learning_rate
 from longmem.training.settings import run_as_module
 
 
@@ -77,6 +77,8 @@ class SideNetTraining(LaneTraining):
     initialization: str = "attend"
     initialization_scale: float = 1.0
     source: str = "memory"
+    sidenet_rank: int | None = None
+    sidenet_alone: bool = False
 
 
 class LaneStep(nn.Module):
@@ -118,7 +120,7 @@ class LaneStep(nn.Module):
         # Without memory nobody can know the answers: those segments teach text alone.
         asked_weight = self.asked_weight if searched is not None else 0.0
         weights_BT = text_BT.float() + asked_weight * asked_BT.float()
-        loss = (token_BT * weights_BT).sum() / weights_BT.sum().clamp(min=1)
+        loss = (token_BT * weights_BT).sum() / mean_over_processes(weights_BT.sum()).clamp(min=1)
         if memory is not None:
             whole = torch.ones_like(labels_BT, dtype=torch.bool)
             keys, values = ({b: x.to(torch.bfloat16) for b, x in states.items()} for states in keys_and_values)
@@ -149,6 +151,7 @@ def build_model(settings: SideNetTraining, backbone: PreTrainedModel | None = No
         "initialization_scale",
         "source",
         "read_overlap",
+        "sidenet_rank",
     ]
     torch.manual_seed(settings.seed)
     options = {name: getattr(settings, name) for name in names}
@@ -161,6 +164,8 @@ def build_model(settings: SideNetTraining, backbone: PreTrainedModel | None = No
             raise TrainingDataError(
                 f"start_from is {settings.start_from!r}; its SideNet has another form than these settings give."
             ) from error
+    # A backbone may be in bf16, but what is trained needs the small steps of fp32.
+    (model if settings.mixed_precision == "no" else model.sidenet).float()
     return model
 
 
@@ -191,16 +196,19 @@ def make_lanes(settings: LaneTraining, model: nn.Module, *, first_batch: int, pr
         length=settings.window,
         mixture=mixture,
     )
-    return Lanes(documents, lanes=settings.lanes, seed=settings.seed + 1000 * process, first_batch=first_batch)
+    first_lane = process * settings.lanes
+    return Lanes(documents, lanes=settings.lanes, seed=settings.seed, first_batch=first_batch, first_lane=first_lane)
 
 
 def adapt(settings: SideNetTraining) -> Path:
-    """Train, checkpoint, and write the whole model (backbone and SideNet, bf16) to `output`/model."""
+    """Train, checkpoint, and write to `output`/model: all in bf16, or the SideNet alone as it was trained."""
     prepare_folder(settings.output, resume=settings.resume, settings=settings)
     model = build_model(settings)
     accelerator = train_on_lanes(settings, model, LaneStep(model, settings.asked_weight))
     folder = Path(settings.output) / "model"
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and settings.sidenet_alone:
+        model.save_pretrained(folder, with_backbone=False)
+    elif accelerator.is_main_process:
         save_bundled(model, folder)
     return folder
 
@@ -280,7 +288,7 @@ def _train(
         run.advance(batch["input_ids"].numel() * accelerator.num_processes)
         sums[int(search)] += torch.cat([parts, loss.detach().view(1), torch.ones(1, device=parts.device)])
         if run.step % settings.log_every == 0:
-            _log(run, sums, factor)
+            _log(run, accelerator.reduce(sums), factor)
             sums.zero_()
         if run.checkpoint_due():
             run.save()

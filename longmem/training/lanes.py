@@ -80,8 +80,11 @@ class LaneDocuments:
         forms = [make_template(rng) for _ in range(rng.choice((2, 6, 24)))]
         for _ in range(int(length / self.length * self.mixture.facts_per_segment)):
             fact = make_fact(rng, template=rng.choice(forms))
-            ids = self.tokenizer(f"\n\n{fact.statement}\n\n")["input_ids"]
-            prefix = len(self.tokenizer(f"\n\n{fact.question}")["input_ids"])
+            ids, question = (
+                self.tokenizer(text, add_special_tokens=False)["input_ids"]
+                for text in (f"\n\n{fact.statement}\n\n", f"\n\n{fact.question}")
+            )
+            prefix = len(question)
             place = rng.randrange(length)
             distance = int(self.length * (reach / self.length) ** rng.random())
             placed.append((place, Piece(ids, taught=False)))
@@ -126,14 +129,19 @@ class Lanes(IterableDataset):
     """Endless batches {"input_ids" [B, T], "labels" [B, T], "asked" [B, T], "starts" [B]}: segment after segment.
 
     starts marks the lanes that begin a new document with this batch. What comes depends on the seed and `first_batch`.
+    Of several processes each has `lanes` of them, from `first_lane` on: together they read what one would.
     """
 
-    def __init__(self, documents: LaneDocuments, *, lanes: int, seed: int, first_batch: int = 0) -> None:
+    def __init__(
+        self, documents: LaneDocuments, *, lanes: int, seed: int, first_batch: int = 0, first_lane: int = 0
+    ) -> None:
         self.documents, self.lanes, self.seed, self.first_batch = documents, lanes, seed, first_batch
+        self.first_lane = first_lane
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         # After a resume the lanes start anew from a seed of their own: their memories are gone anyway.
-        streams = [self._lane(Random(f"{self.seed}-{self.first_batch}-{lane}")) for lane in range(self.lanes)]
+        numbers = range(self.first_lane, self.first_lane + self.lanes)
+        streams = [self._lane(Random(f"{self.seed}-{self.first_batch}-{lane}")) for lane in numbers]
         while True:
             rows = [next(stream) for stream in streams]
             yield {name: torch.stack([row[name] for row in rows]) for name in rows[0]}

@@ -14,9 +14,10 @@ from transformers import PreTrainedTokenizerFast, SmolLM3Config, SmolLM3ForCausa
 
 from longmem.backbone import load_backbone
 from longmem.errors import TrainingDataError
+from longmem.induction import prefix_matching
 from longmem.training.data import be_one_worker, read_packs, tokenize_packs, train_tokenizer
 from longmem.training.rows import IGNORED, BackboneRows, RowMixture
-from longmem.training.run import Run, make_optimizers, prepare_folder, set_learning_rate
+from longmem.training.run import Run, make_optimizers, mean_over_processes, prepare_folder, set_learning_rate
 from longmem.training.settings import run_as_module
 from longmem.training.throughput import flops_per_token, matrix_rate
 
@@ -92,30 +93,11 @@ def build_backbone(settings: BackboneTraining, tokenizer: PreTrainedTokenizerFas
     return SmolLM3ForCausalLM(config)
 
 
-@torch.no_grad()
-def prefix_matching(model: SmolLM3ForCausalLM, *, length: int, rows: int = 4, seed: int = 0) -> Tensor:
-    """Induction score of every head: attention, on random tokens seen twice, to the token after the first time.
-
-    Returns: fp32 [layers, heads], 0 to 1. Source: Olsson et al. 2022, "In-context Learning and Induction Heads".
-    """
-    generator = torch.Generator().manual_seed(seed)
-    half = length // 2
-    span = torch.randint(8, model.config.vocab_size, (rows, half), generator=generator)
-    ids = torch.cat([span, span], dim=1).to(model.device)
-    before, training = model.config._attn_implementation, model.training
-    model.eval().set_attn_implementation("eager")
-    attentions = model(ids, output_attentions=True, use_cache=False).attentions
-    model.set_attn_implementation(before)
-    model.train(training)
-    query = torch.arange(half, 2 * half - 1, device=ids.device)
-    return torch.stack([a[:, :, query, query - half + 1].float().mean(dim=(0, 2)) for a in attentions]).cpu()
-
-
 class NextTokenLoss(nn.Module):
     """A language model with its loss in one graph, so that a compiler can fuse the two.
 
-    Returns: the mean cross entropy over all taught tokens, and (detached) the sums and counts over the asked and the
-    other tokens, fp32 [4]: asked sum, asked count, text sum, text count.
+    Returns: the mean cross entropy over all taught tokens (of all processes), and (detached) the sums and counts over
+    the asked and the other tokens, fp32 [4]: asked sum, asked count, text sum, text count.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -131,7 +113,7 @@ class NextTokenLoss(nn.Module):
         asked_BT, text_BT = taught_BT & asked, taught_BT & ~asked
         fixed_BT = token_BT.detach()
         parts = [(fixed_BT * m).sum() if i == 0 else m.sum().float() for m in (asked_BT, text_BT) for i in range(2)]
-        return token_BT.sum() / taught_BT.sum(), torch.stack(parts)
+        return token_BT.sum() / mean_over_processes(taught_BT.sum()), torch.stack(parts)
 
 
 def _tokenizer(settings: BackboneTraining) -> PreTrainedTokenizerFast:
@@ -234,10 +216,9 @@ def _train(settings, run, accelerator, prepared, model, optimizers, loader) -> N
         run.advance(batch["input_ids"].numel() * accelerator.num_processes)
         sums += torch.cat([loss.detach().view(1), parts])
         if run.step % settings.log_every == 0:
-            loss, asked, n_asked, text, n_text = sums.tolist()
-            run.log(
-                loss=loss / settings.log_every, asked_loss=asked / max(1, n_asked), text_loss=text / n_text, lr=factor
-            )
+            loss, asked, n_asked, text, n_text = accelerator.reduce(sums.to(accelerator.device)).tolist()
+            steps = settings.log_every * accelerator.num_processes
+            run.log(loss=loss / steps, asked_loss=asked / max(1, n_asked), text_loss=text / n_text, lr=factor)
             sums.zero_()
         if run.step % settings.probe_every == 0:
             scores = prefix_matching(model, length=settings.window)

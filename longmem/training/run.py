@@ -1,6 +1,7 @@
 """One training run on disk: checkpoints that survive a kill at any moment, a time budget, metrics, a progress bar."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterable
@@ -8,7 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast, parse_flag_from_env
+from torch import distributed
 from tqdm import tqdm
 
 from longmem.errors import TrainingDataError
@@ -18,8 +21,9 @@ class Run:
     """Folder, clock and log of one training run.
 
     `progress` (0 to 1) is the larger of steps done over `total_steps` and, where `total_minutes` is given, of training
-    minutes over all resumed calls; the schedule follows it. `max_minutes` ends this call only. `flops_per_token` and
-    `matrix_rate` (of one device) are set by a run that logs which share of the device's rate it reaches.
+    minutes over all resumed calls; the schedule follows it. `max_minutes` ends this call only. Time is that of the main
+    process and goes on with `done`, so that several processes always decide alike. `flops_per_token` and `matrix_rate`
+    (of one device) are set by a run that logs which share of the device's rate it reaches.
     """
 
     def __init__(
@@ -36,7 +40,7 @@ class Run:
         self.total_steps, self.total_minutes, self.max_minutes = total_steps, total_minutes, max_minutes
         self.checkpoint_minutes = checkpoint_minutes
         self.step, self.tokens, self.minutes_before = 0, 0, 0.0
-        self.started = self.last_checkpoint = time.monotonic()
+        self.started = self.last_checkpoint = self.now = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.bar: tqdm | None = None
         self.flops_per_token: int | None = None
@@ -44,7 +48,7 @@ class Run:
 
     @property
     def minutes(self) -> float:
-        return self.minutes_before + (time.monotonic() - self.started) / 60
+        return self.minutes_before + (self.now - self.started) / 60
 
     @property
     def progress(self) -> float:
@@ -53,8 +57,8 @@ class Run:
 
     def begin(self) -> None:
         """Start the clock anew, so that building the model and the data does not count, and show the bar."""
-        self.started = self.last_checkpoint = time.monotonic()
-        self._logged_at, self._logged_tokens, self.tokens_per_second = self.started, self.tokens, 0.0
+        self.started = self.last_checkpoint = self.now = self._main_clock()
+        self._logged_at, self._logged_tokens, self.tokens_per_second = time.monotonic(), self.tokens, 0.0
         self.bar = tqdm(
             total=100.0,
             initial=round(100 * self.progress, 2),
@@ -63,8 +67,19 @@ class Run:
         )
 
     def done(self) -> bool:
-        spent = (time.monotonic() - self.started) / 60
+        self.now = self._main_clock()
+        spent = (self.now - self.started) / 60
         return self.progress >= 1.0 or (self.max_minutes is not None and spent >= self.max_minutes)
+
+    def _main_clock(self) -> float:
+        """Seconds on the clock of the main process."""
+        now = time.monotonic()
+        if self.accelerator.num_processes == 1:
+            return now
+        # fp64 is not on every device, and fp32 has no milliseconds after a few days.
+        parts = torch.tensor([int(now), int(now % 1 * 1e6)], device=self.accelerator.device)
+        seconds, microseconds = broadcast(parts).tolist()
+        return seconds + microseconds / 1e6
 
     def advance(self, tokens: int) -> None:
         self.step += 1
@@ -102,7 +117,7 @@ class Run:
             self._logged_at, self._logged_tokens = now, self.tokens
 
     def checkpoint_due(self) -> bool:
-        return (time.monotonic() - self.last_checkpoint) / 60 >= self.checkpoint_minutes
+        return (self.now - self.last_checkpoint) / 60 >= self.checkpoint_minutes
 
     def save(self) -> Path:
         """Write a checkpoint beside the old one, rename it, then delete the old one; what is there is not rewritten."""
@@ -123,7 +138,7 @@ class Run:
                 if old != whole:
                     shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
-        self.last_checkpoint = time.monotonic()
+        self.last_checkpoint = self.now
         return whole
 
     def resume(self) -> bool:
@@ -159,9 +174,23 @@ FREE_SETTINGS = set(
 )
 
 
+def join_processes() -> PartialState:
+    """The processes of this run, as `torchrun` or `accelerate launch` started them; the first to ask decides for all.
+
+    accelerate takes part in a run on CPUs only where it is told that there is no GPU.
+    """
+    on_cpus = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
+    return PartialState(cpu=on_cpus or parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def prepare_folder(folder: str | Path, *, resume: bool, settings: object) -> None:
     """Refuse to write over another run, or to go on with one under other settings; keep them beside the weights."""
-    folder = Path(folder)
+    processes = join_processes()
+    with processes.main_process_first():
+        _prepare_folder(Path(folder), resume, settings, write=processes.is_main_process)
+
+
+def _prepare_folder(folder: Path, resume: bool, settings: object, write: bool) -> None:
     if not resume and any(folder.glob("checkpoint-*")):
         raise TrainingDataError(f"output: {folder} holds a run already; use --resume to go on, or another folder.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,7 +203,8 @@ def prepare_folder(folder: str | Path, *, resume: bool, settings: object) -> Non
                     f"{name} is {given[name]!r}, but the run in {folder} was begun with {before[name]!r}; "
                     "a run goes on with the settings that it began with."
                 )
-    write_whole(path, json.dumps(given, indent=1))
+    if write:
+        write_whole(path, json.dumps(given, indent=1))
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -184,15 +214,24 @@ def write_whole(path: Path, text: str) -> None:
     part.replace(path)
 
 
+def mean_over_processes(amount: torch.Tensor) -> torch.Tensor:
+    """Of a number without a gradient. Divided by it, the losses of unlike shares average to that of all together."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return amount
+    total = amount.detach().clone().float()
+    distributed.all_reduce(total)
+    return total / distributed.get_world_size()
+
+
 def make_optimizers(
     model: torch.nn.Module,
     *,
     matrix_lr: float,
     other_lr: float,
     weight_decay: float,
-    names: Iterable[str] = ("embed", "lm_head"),
+    names: Iterable[str] = ("embed", "lm_head", "down_RI", "up_OR"),
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices, AdamW for embeddings, norms, gates and biases."""
+    """Muon for the matrices, AdamW for embeddings, norms, gates, biases and low-rank deltas."""
     matrices, others = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -107,9 +107,9 @@ class DemonstrationStreams:
         shown = [0] * classes
         while len(ids) < length:
             kind = rng.randrange(classes)
-            prompt = self.tokenizer(before.replace("{text}", texts(kind)).rstrip(" "))["input_ids"]
-            answer = self.tokenizer(" " + labels[kind])["input_ids"]
-            end = self.tokenizer(after)["input_ids"]
+            prompt = self._ids(before.replace("{text}", texts(kind)).rstrip(" "))
+            answer = self._ids(" " + labels[kind])
+            end = self._ids(after)
             ids += prompt + answer + end
             # A label that has not been shown cannot be known.
             known = shown[kind] > 0
@@ -117,6 +117,10 @@ class DemonstrationStreams:
             asked += [False] * len(prompt) + [known] * len(answer) + [False] * len(end)
             shown[kind] += 1
         return Stream(np.array(ids[:length]), np.array(taught[:length]), np.array(asked[:length]))
+
+    def _ids(self, text: str) -> list[int]:
+        """Without the tokens that some tokenizers put before every text."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _task(self, rng: Random) -> tuple[Callable[[int], str], int]:
         """A function that gives a fresh text of a class, and the number of classes."""
