@@ -1,4 +1,4 @@
-"""The command line: `python -m longmem info | read | generate | train | evaluate`.
+"""The command line: `python -m longmem info | read | generate | train | evaluate | bench`.
 
 Results go to standard output, progress and errors to standard error. Exit code 2 means that something given was wrong.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from tqdm import tqdm
 
+from longmem.bench_commands import add_bench
 from longmem.commands import BUNDLED, Device, Model, command, load_model
 from longmem.errors import LongMemError
 from longmem.evaluate_commands import evaluate_app
@@ -192,6 +193,8 @@ def _passages_table(generation: "Generation", rows: int = 8) -> str:
     ]
     return "\n".join(["\n", "  weight  passage (attention times gate, summed over tokens, layers and heads)", *lines])
 
+
+add_bench(app)
 
 if __name__ == "__main__":
     app()

@@ -13,11 +13,15 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = (
     "errors config readers documents demonstrations backbone search chunk_ring bank_files retrieval memory_bank "
     "memory_archive row_memory trace fusion sidenet cache reading model_files model anatomy generation scoring "
-    "classification memorizing training evaluation commands train_commands evaluate_commands __main__"
+    "classification memorizing training records bench evaluation commands train_commands evaluate_commands "
+    "bench_commands __main__"
 ).split()
 HOMES = {
     "faiss": {"longmem/search.py"},
-    "typer": {f"longmem/{name}.py" for name in ("__main__", "commands", "evaluate_commands", "train_commands")},
+    "typer": {
+        f"longmem/{name}.py"
+        for name in ("__main__", "bench_commands", "commands", "evaluate_commands", "train_commands")
+    },
 }
 
 
