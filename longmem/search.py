@@ -6,7 +6,7 @@ S token slots per chunk (N = C * S), D head dimension, G groups. A chunk's *slot
 Backends:
 - `torch`: the reference and the default, on any device; everything is added and compared in fp32. For few queries of a
   bfloat16 bank on a CPU whose largest norms are known, a pass in bfloat16 proposes `COARSE_FACTOR` times the chunks
-  asked for, which are then scored exactly; a head whose rounding could have hidden a better chunk is searched again.
+  asked for, which are then scored exactly, and so are all others that rounding could have hidden.
 - `torch-coarse`: the same without the second look. Scores are exact, the choice nearly so (recall above 98 %).
 - `faiss-cpu`: needs fp32 keys on the CPU. `faiss-gpu`: `faiss.knn_gpu` directly on CUDA tensors, queries and keys of
   one dtype. Neither casts in silence.
@@ -14,7 +14,6 @@ Backends:
 
 import functools
 import threading
-from functools import partial
 
 import torch
 
@@ -75,10 +74,9 @@ def top_chunks(
         keys_HND = _filled(keys_HND, valid_HN, chunk_size)
     if C == 0 or queries_HQD.shape[1] == 0:
         return _padded(*_no_results(queries_HQD), n_chunks)
+    search = {"torch": _search_torch, "torch-coarse": _search_coarse}.get(backend, _search_faiss)
     if backend == "torch" and norms_H is not None:
-        search = partial(_search_certified, norms_H=norms_H)
-    else:
-        search = {"torch": _search_torch, "torch-coarse": _search_coarse}.get(backend, _search_faiss)
+        search = functools.partial(_search_certified, norms_H=norms_H)
     return _padded(*search(queries_HQD, keys_HND, min(n_chunks, C), chunk_size, allowed_HC), n_chunks)
 
 
@@ -265,30 +263,37 @@ def _search_coarse(queries_HQD, keys_HND, n: int, chunk_size: int, allowed_HC) -
     """Candidates by products rounded to bfloat16, then their exact scores."""
     if not _coarse_gains(queries_HQD, keys_HND, n, chunk_size):
         return _search_torch(queries_HQD, keys_HND, n, chunk_size, allowed_HC)
-    best, slots, _ = _coarse(queries_HQD, keys_HND, n, chunk_size, allowed_HC)
+    best, slots, *_ = _coarse(queries_HQD, keys_HND, n, chunk_size, allowed_HC)
     return best, slots
 
 
 def _search_certified(
     queries_HQD, keys_HND, n: int, chunk_size: int, allowed_HC, *, norms_H: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same, and exact: a head with a query for which a chunk that was no candidate might be better is done again.
+    """The same, and exact: where a chunk that was no candidate might be better, all that might are scored exactly.
 
     A product differs from the exact one by what the query lost in rounding times the longest key, and by its own
     rounding: half of the 2^-8 allowed here. 2^-14 is far more than adding in fp32 loses.
     """
     if not _coarse_gains(queries_HQD, keys_HND, n, chunk_size):
         return _search_torch(queries_HQD, keys_HND, n, chunk_size, allowed_HC)
-    best, slots, last_HQ = _coarse(queries_HQD, keys_HND, n, chunk_size, allowed_HC)
+    best, slots, coarse_HQm, coarse_HQC = _coarse(queries_HQD, keys_HND, n, chunk_size, allowed_HC)
     queries_HQD = queries_HQD.float()
     lost_HQ = (queries_HQD - queries_HQD.bfloat16().float()).norm(dim=-1) + queries_HQD.norm(dim=-1) * 2**-14
-    reach_HQ = last_HQ + last_HQ.abs() * 2**-8 + lost_HQ * norms_H[:, None]
-    # Where all allowed chunks are candidates, the last one is -inf and its reach is no number.
-    again_h = (~(reach_HQ < best[..., -1]) & last_HQ.isfinite()).any(-1).nonzero()[:, 0]
-    if len(again_h):
-        allowed = None if allowed_HC is None else allowed_HC[again_h]
-        best[again_h], slots[again_h] = _search_torch(queries_HQD[again_h], keys_HND[again_h], n, chunk_size, allowed)
+    lost_HQ1 = (lost_HQ * norms_H[:, None]).unsqueeze(-1)
+    reach_HQ = _reach(coarse_HQm[..., -1:], lost_HQ1)[..., 0]
+    for h, q in (reach_HQ >= best[..., -1]).nonzero().tolist():
+        slots_m = (_reach(coarse_HQC[h, q], lost_HQ1[h, q]) >= best[h, q, -1]).nonzero()[:, 0]
+        exact_m = _candidate_scores(queries_HQD[h, None, q, None], keys_HND[h, None], chunk_size, slots_m[None, None])
+        best[h, q], place = exact_m[0, 0].topk(n)
+        slots[h, q] = slots_m[place]
     return best, slots
+
+
+def _reach(coarse: torch.Tensor, lost: torch.Tensor) -> torch.Tensor:
+    """The most that an exact score can be; no number, and so no reason to look, for a chunk that is not allowed."""
+    coarse = coarse.float()
+    return coarse + coarse.abs() * 2**-8 + lost
 
 
 def _coarse_gains(queries_HQD, keys_HND, n: int, chunk_size: int) -> bool:
@@ -299,17 +304,15 @@ def _coarse_gains(queries_HQD, keys_HND, n: int, chunk_size: int) -> bool:
     return keys_HND.dtype == torch.bfloat16 and keys_HND.device.type == "cpu" and few and large and chunk_size > 1
 
 
-def _coarse(
-    queries_HQD, keys_HND, n: int, chunk_size: int, allowed_HC
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Exact scores and slots of the best candidates, and the rounded score [H, Q] of the last of the candidates."""
+def _coarse(queries_HQD, keys_HND, n: int, chunk_size: int, allowed_HC) -> tuple[torch.Tensor, ...]:
+    """Exact scores and slots of the best candidates; rounded scores of the candidates, and [H, Q, C] of all chunks."""
     coarse_HQC = _rounded_scores(queries_HQD, keys_HND, chunk_size)
     if allowed_HC is not None:
         coarse_HQC.masked_fill_(~allowed_HC[:, None], NOTHING)
     coarse_HQm, slots_HQm = _largest(coarse_HQC, COARSE_FACTOR * n)
     exact_HQm = _candidate_scores(queries_HQD, keys_HND, chunk_size, slots_HQm)
     best, place = exact_HQm.masked_fill_(coarse_HQm == NOTHING, NOTHING).topk(n, dim=-1)
-    return best, slots_HQm.gather(-1, place), coarse_HQm[..., -1].float()
+    return best, slots_HQm.gather(-1, place), coarse_HQm, coarse_HQC
 
 
 def _rounded_scores(queries_HQD, keys_HND, chunk_size: int) -> torch.Tensor:

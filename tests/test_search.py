@@ -342,7 +342,7 @@ def test_a_search_that_knows_the_norms_finds_what_the_exact_one_finds(n_queries,
     assert torch.equal(slots, exact_slots)
 
 
-def test_a_head_whose_rounding_could_hide_a_chunk_is_searched_again():
+def test_chunks_that_rounding_could_hide_are_scored_exactly_too():
     """All keys share a large part, so that rounded scores are all alike; one head only."""
     keys_HND, _ = bfloat16_bank()
     keys_HND[1, :, 0] = 200.0
