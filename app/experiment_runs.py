@@ -21,11 +21,12 @@ from longmem.evaluation.efficiency import EfficiencyOptions, measure_efficiency
 from longmem.evaluation.in_context_learning import IclOptions, measure_icl, set_name
 from longmem.evaluation.needle import NeedleOptions, measure_needle
 from longmem.evaluation.perplexity import PerplexityOptions, measure_perplexity
-from longmem.evaluation.results import Items, rounded, settings_of
+from longmem.evaluation.results import Items, settings_of
 from longmem.evaluation.staleness import SETTINGS, StalenessOptions, measured_steps, staleness_result, staleness_steps
 from longmem.evaluation.suffix_identification import SuffixOptions, measure_suffix
 from longmem.evaluation.systems import Systems
 from longmem.model import LongMemForCausalLM
+from longmem.records import rounded
 from longmem.training.tasks import word_examples
 
 HEARTBEAT = 1.0  # seconds between signs of life

@@ -1,4 +1,4 @@
-"""The command line: `python -m longmem info | read | generate | train | evaluate | inspect | retrieve`.
+"""The command line: `python -m longmem info | read | generate | train | evaluate | bench | inspect | retrieve`.
 
 Results go to standard output, progress and errors to standard error. Exit code 2 means that something given was wrong.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from longmem.backbone_commands import MemoryLayers, inspect, load_training_free, retrieve
+from longmem.bench_commands import add_bench
 from longmem.commands import BUNDLED, Device, Model, command, load_model, remember_files, summary_of
 from longmem.errors import LongMemError
 from longmem.evaluate_commands import evaluate_app
@@ -186,6 +187,8 @@ def _passages_table(generation: "Generation", rows: int = 8) -> str:
     ]
     return "\n".join(["\n", "  weight  passage (attention times gate, summed over tokens, layers and heads)", *lines])
 
+
+add_bench(app)
 
 if __name__ == "__main__":
     app()

@@ -41,6 +41,8 @@ class ChunkRing:
         nothing_GND = torch.empty(kv_heads, 0, head_dim, device=device, dtype=dtype)
         self.keys, self.values = [nothing_GND] * layers, [nothing_GND] * layers
         self.means = [nothing_GND] * layers if with_means else []
+        # No key that is here is longer; those of keys that have left only make it a weaker bound.
+        self.norms = [torch.zeros(kv_heads, device=device) for _ in range(layers)]
         self._rows_C6 = np.zeros((0, len(CHUNK_FIELDS)), dtype=np.int64)
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
         self._device = device
@@ -64,6 +66,12 @@ class ChunkRing:
         """Used slots by age: only a full ring has wrapped around."""
         first = self._next_slot if self.n_chunks == self.most_chunks else 0
         return (first + np.arange(self.n_chunks)) % self.most_chunks
+
+    def oldest_document(self) -> int | None:
+        """The document of the oldest chunk; None where there is no chunk."""
+        if self.n_chunks == 0:
+            return None
+        return int(self._rows_C6[self._next_slot if self.n_chunks == self.most_chunks else 0, DOCUMENT])
 
     def tables(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Id and number of tokens of every used slot, on the device of the keys; made anew after each change."""
@@ -137,6 +145,7 @@ class ChunkRing:
             for stored, saved in ((self.keys, keys), (self.values, values)):
                 for stored_GND, saved_GND in zip(stored, saved, strict=True):
                     stored_GND[:, : n * self.chunk_size] = saved_GND[:, -n * self.chunk_size :].to(self._device)
+            self._refresh_norms(slot * self.chunk_size, n * self.chunk_size)
             self._refresh_means(slot, n)
 
     def _take(self, n: int) -> list[tuple[int, int]]:
@@ -154,6 +163,13 @@ class ChunkRing:
         for stored, new_LGTD in ((self.keys, keys_LGTD), (self.values, values_LGTD)):
             for stored_GND, new_GTD in zip(stored, new_LGTD, strict=True):
                 stored_GND[:, first : first + len(source_n)].copy_(new_GTD.index_select(1, index_n))
+        self._refresh_norms(first, len(source_n))
+
+    def _refresh_norms(self, first: int, n: int) -> None:
+        """Let the largest norms know of the keys in n token slots."""
+        for norms_G, keys_GND in zip(self.norms, self.keys, strict=True):
+            longest_G = torch.linalg.vector_norm(keys_GND[:, first : first + n], dim=-1, dtype=torch.float32).amax(1)
+            torch.maximum(norms_G, longest_G, out=norms_G)
 
     def _refresh_means(self, slot: int, n: int) -> None:
         """Mean of the keys of n chunks, in fp32, kept in the dtype of the keys."""

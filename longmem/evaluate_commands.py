@@ -115,7 +115,8 @@ def efficiency(
     full: Full = False,
 ) -> None:
     """Tokens per second and bytes by length: full attention, a sliding window, LongMem."""
-    from longmem.evaluation.efficiency import PROMPT, EfficiencyOptions, measure_efficiency, table
+    from longmem.bench.contenders import PROMPT
+    from longmem.evaluation.efficiency import EfficiencyOptions, measure_efficiency, table
 
     options = common(model, max_items, seed, systems, json_file, resume, full)
     own = {"lengths": numbers("--lengths", lengths, PROMPT + 1), "new_tokens": new_tokens}

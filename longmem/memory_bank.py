@@ -158,16 +158,19 @@ class MemoryBank:
 
     def _drop_texts(self, documents: Collection[int]) -> None:
         """Let go of the text of documents of which nothing is left; what goes on with one has no text any more."""
+        oldest = self._ring.oldest_document()  # mostly the one that is leaving bit by bit: then nothing is looked for
         for document in documents:
-            if not (self._ring.rows_C6[:, DOCUMENT] == document).any():
+            if document != oldest and not (self._ring.rows_C6[:, DOCUMENT] == document).any():
                 self._documents[document].text = ""
 
     def _complete_last_chunk(self, document: int, keys_LHTD, values_LHTD, spans_T2: np.ndarray) -> int:
         """Put the first tokens into the document's short tail chunk, if it is still here; returns how many."""
         end, rows_C6 = self._documents[document].tokens_read, self._ring.rows_C6
         taken = min(-end % self.chunk_size, len(spans_T2))
+        if taken == 0:
+            return 0
         slots = np.flatnonzero((rows_C6[:, DOCUMENT] == document) & (rows_C6[:, TOKEN_STOP] == end))
-        if taken == 0 or not len(slots):
+        if not len(slots):
             return 0
         start, stop = spans_T2[:taken, 0].min(), spans_T2[:taken, 1].max()
         self._ring.extend(int(slots[0]), taken, start, stop, keys_LHTD, values_LHTD)
@@ -233,6 +236,7 @@ class MemoryBank:
             n_chunks=n_chunks,
             chunk_size=chunk_size,
             allowed_C=allowed_C,
+            norms_H=self._ring.norms[index],
             backend=self.backend,
         )
         groups = (self.kv_heads, B, H // self.kv_heads, T, n_chunks)

@@ -4,9 +4,10 @@ Shapes in names: H any batch axis (key-value heads, or rows x key-value heads), 
 S token slots per chunk (N = C * S), D head dimension, G groups. A chunk's *slot* is its place 0..C-1 in the keys given.
 
 Backends:
-- `torch`: the reference and the default, on any device; everything is added and compared in fp32.
-- `torch-coarse`: for few queries of a bfloat16 bank on a CPU; a pass in bfloat16 proposes `COARSE_FACTOR` times the
-  chunks asked for, which are then scored exactly. Scores are exact, the choice nearly so (recall above 98 %).
+- `torch`: the reference and the default, on any device; everything is added and compared in fp32. For few queries of a
+  bfloat16 bank on a CPU whose largest norms are known, a pass in bfloat16 proposes `COARSE_FACTOR` times the chunks
+  asked for, which are then scored exactly, and so are all others that rounding could have hidden.
+- `torch-coarse`: the same without the second look. Scores are exact, the choice nearly so (recall above 98 %).
 - `faiss-cpu`: needs fp32 keys on the CPU. `faiss-gpu`: `faiss.knn_gpu` directly on CUDA tensors, queries and keys of
   one dtype. Neither casts in silence.
 """
@@ -42,6 +43,7 @@ def top_chunks(
     chunk_key: str = "max",
     valid_N: torch.Tensor | None = None,
     allowed_C: torch.Tensor | None = None,
+    norms_H: torch.Tensor | None = None,
     backend: str = "torch",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The `n_chunks` chunks of largest inner product with each query, best first.
@@ -51,6 +53,7 @@ def top_chunks(
     `valid_N` (bool, [N] or [H, N]): False is an empty slot of a short tail chunk, or padding. Without it every slot is
     searched, so that unused ones must hold a copy of a used key of their chunk.
     `allowed_C` (bool, [C] or [H, C]): False is a chunk that may not be retrieved.
+    `norms_H` (fp32, [H]): no key of a head is longer; where it is known, few queries are searched faster.
 
     No gradient flows through a search: what learns from it is the attention over what it found.
     Returns scores_HQC (fp32) and slots_HQC (int64), C = n_chunks; where fewer chunks exist, -inf and -1.
@@ -72,6 +75,8 @@ def top_chunks(
     if C == 0 or queries_HQD.shape[1] == 0:
         return _padded(*_no_results(queries_HQD), n_chunks)
     search = {"torch": _search_torch, "torch-coarse": _search_coarse}.get(backend, _search_faiss)
+    if backend == "torch" and norms_H is not None:
+        search = functools.partial(_search_certified, norms_H=norms_H)
     return _padded(*search(queries_HQD, keys_HND, min(n_chunks, C), chunk_size, allowed_HC), n_chunks)
 
 
@@ -255,33 +260,80 @@ def _largest(scores_HQC: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tens
 
 
 def _search_coarse(queries_HQD, keys_HND, n: int, chunk_size: int, allowed_HC) -> tuple[torch.Tensor, torch.Tensor]:
-    """Candidates by products rounded to bfloat16, then their exact scores.
-
-    It reads a bfloat16 bank without raising it to fp32, which on a CPU takes two thirds of the time as long as a head
-    has few queries (generation). For all other work the exact pass is as fast or faster, and is taken.
-    """
-    H, Q, _ = queries_HQD.shape
-    m = COARSE_FACTOR * n
-    gains = keys_HND.dtype == torch.bfloat16 and keys_HND.device.type == "cpu" and Q <= _FEW_COARSE_QUERIES
-    if not gains or chunk_size == 1 or keys_HND.shape[1] < 2 * m * chunk_size:
+    """Candidates by products rounded to bfloat16, then their exact scores."""
+    if not _coarse_gains(queries_HQD, keys_HND, n, chunk_size):
         return _search_torch(queries_HQD, keys_HND, n, chunk_size, allowed_HC)
-    candidates = []
-    for h in range(H):
-        coarse_1QC = torch.mm(queries_HQD[h].bfloat16(), keys_HND[h].T).view(1, Q, -1, chunk_size).amax(-1)
-        if allowed_HC is not None:
-            coarse_1QC.masked_fill_(~allowed_HC[h], NOTHING)
-        candidates.append(_largest(coarse_1QC, m))
-    coarse_HQm, slots_HQm = (torch.cat(parts) for parts in zip(*candidates, strict=True))
-    exact_HQm = _candidate_scores(queries_HQD, keys_HND.unflatten(1, (-1, chunk_size)), slots_HQm)
+    best, slots, *_ = _coarse(queries_HQD, keys_HND, n, chunk_size, allowed_HC)
+    return best, slots
+
+
+def _search_certified(
+    queries_HQD, keys_HND, n: int, chunk_size: int, allowed_HC, *, norms_H: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same, and exact: where a chunk that was no candidate might be better, all that might are scored exactly.
+
+    A product differs from the exact one by what the query lost in rounding times the longest key, and by its own
+    rounding: half of the 2^-8 allowed here. 2^-14 is far more than adding in fp32 loses.
+    """
+    if not _coarse_gains(queries_HQD, keys_HND, n, chunk_size):
+        return _search_torch(queries_HQD, keys_HND, n, chunk_size, allowed_HC)
+    best, slots, coarse_HQm, coarse_HQC = _coarse(queries_HQD, keys_HND, n, chunk_size, allowed_HC)
+    queries_HQD = queries_HQD.float()
+    lost_HQ = (queries_HQD - queries_HQD.bfloat16().float()).norm(dim=-1) + queries_HQD.norm(dim=-1) * 2**-14
+    lost_HQ1 = (lost_HQ * norms_H[:, None]).unsqueeze(-1)
+    reach_HQ = _reach(coarse_HQm[..., -1:], lost_HQ1)[..., 0]
+    for h, q in (reach_HQ >= best[..., -1]).nonzero().tolist():
+        slots_m = (_reach(coarse_HQC[h, q], lost_HQ1[h, q]) >= best[h, q, -1]).nonzero()[:, 0]
+        exact_m = _candidate_scores(queries_HQD[h, None, q, None], keys_HND[h, None], chunk_size, slots_m[None, None])
+        best[h, q], place = exact_m[0, 0].topk(n)
+        slots[h, q] = slots_m[place]
+    return best, slots
+
+
+def _reach(coarse: torch.Tensor, lost: torch.Tensor) -> torch.Tensor:
+    """The most that an exact score can be; no number, and so no reason to look, for a chunk that is not allowed."""
+    coarse = coarse.float()
+    return coarse + coarse.abs() * 2**-8 + lost
+
+
+def _coarse_gains(queries_HQD, keys_HND, n: int, chunk_size: int) -> bool:
+    """Whether a pass in bfloat16 is the faster one: it reads the keys without raising them to fp32, but for many
+    queries, or few chunks, the exact pass is as fast."""
+    large = keys_HND.shape[1] >= 2 * COARSE_FACTOR * n * chunk_size
+    few = queries_HQD.shape[1] <= _FEW_COARSE_QUERIES
+    return keys_HND.dtype == torch.bfloat16 and keys_HND.device.type == "cpu" and few and large and chunk_size > 1
+
+
+def _coarse(queries_HQD, keys_HND, n: int, chunk_size: int, allowed_HC) -> tuple[torch.Tensor, ...]:
+    """Exact scores and slots of the best candidates; rounded scores of the candidates, and [H, Q, C] of all chunks."""
+    coarse_HQC = _rounded_scores(queries_HQD, keys_HND, chunk_size)
+    if allowed_HC is not None:
+        coarse_HQC.masked_fill_(~allowed_HC[:, None], NOTHING)
+    coarse_HQm, slots_HQm = _largest(coarse_HQC, COARSE_FACTOR * n)
+    exact_HQm = _candidate_scores(queries_HQD, keys_HND, chunk_size, slots_HQm)
     best, place = exact_HQm.masked_fill_(coarse_HQm == NOTHING, NOTHING).topk(n, dim=-1)
-    return best, slots_HQm.gather(-1, place)
+    return best, slots_HQm.gather(-1, place), coarse_HQm, coarse_HQC
 
 
-def _candidate_scores(queries_HQD, keys_HCSD, slots_HQm) -> torch.Tensor:
+def _rounded_scores(queries_HQD, keys_HND, chunk_size: int) -> torch.Tensor:
+    """Scores [H, Q, C] from products in bfloat16, added in fp32.
+
+    All tokens of a chunk are one row, multiplied by one column for each of them: matrices with few columns are slow.
+    """
+    H, Q, D = queries_HQD.shape
+    columns_HSDSQ = keys_HND.new_zeros(H, chunk_size, D, chunk_size, Q)
+    columns_HSDSQ.diagonal(dim1=1, dim2=3).copy_(queries_HQD.mT.unsqueeze(-1))
+    rows_HCE = keys_HND.unflatten(1, (-1, chunk_size)).flatten(2)
+    products_HCE = torch.bmm(rows_HCE, columns_HSDSQ.view(H, chunk_size * D, chunk_size * Q))
+    return products_HCE.unflatten(2, (chunk_size, Q)).amax(2).transpose(1, 2).contiguous()
+
+
+def _candidate_scores(queries_HQD, keys_HND, chunk_size: int, slots_HQm) -> torch.Tensor:
     """Exact fp32 scores [H, Q, m] of some chunks of each query."""
-    heads_H11 = torch.arange(len(keys_HCSD))[:, None, None]
-    keys_HQmSD = keys_HCSD[heads_H11, slots_HQm].float()
-    return torch.einsum("hqd,hqmsd->hqms", queries_HQD.float(), keys_HQmSD).amax(-1)
+    heads_H11 = torch.arange(len(keys_HND))[:, None, None]
+    keys_HQmSD = keys_HND.unflatten(1, (-1, chunk_size))[heads_H11, slots_HQm].float()
+    scores_HQE1 = torch.matmul(keys_HQmSD.flatten(2, 3), queries_HQD.float().unsqueeze(-1))
+    return scores_HQE1.view(*slots_HQm.shape, chunk_size).amax(-1)
 
 
 def _search_faiss(queries_HQD, keys_HND, n: int, chunk_size: int, allowed_HC) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,13 +14,14 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = (
     "errors options config readers documents demonstrations backbone search chunk_ring bank_files retrieval "
     "memory_bank memory_archive row_memory trace fusion low_rank sidenet cache reading model_files model anatomy "
-    "generation scoring induction training_free classification memorizing training evaluation commands train_commands "
-    "evaluate_commands backbone_commands __main__"
+    "generation scoring induction training_free classification memorizing training records bench evaluation commands "
+    "train_commands evaluate_commands bench_commands backbone_commands __main__"
 ).split()
 HOMES = {
     "faiss": {"longmem/search.py"},
     "typer": {
-        f"longmem/{name}.py" for name in "__main__ backbone_commands commands evaluate_commands train_commands".split()
+        f"longmem/{name}.py"
+        for name in "__main__ backbone_commands bench_commands commands evaluate_commands train_commands".split()
     },
 }
 

@@ -893,3 +893,17 @@ def test_damaged_files_are_refused(tmp_path, name, damage):
         path.write_bytes(b"[" * 100_000)
     with pytest.raises(BankFileError, match="cannot be loaded"):
         MemoryBank.load(tmp_path / "bank")
+
+
+def test_a_bank_knows_a_bound_of_its_keys_norms_after_every_change(tmp_path):
+    bank = MemoryBank(memory_layers=[1], kv_heads=2, head_dim=4, chunk_size=4, capacity=32)
+    for step in range(6):
+        keys_LGTD = torch.randn(1, 2, 10, 4, generator=torch.Generator().manual_seed(step)) * (1 + step)
+        bank.add(bank.begin_document("text"), keys_LGTD, keys_LGTD)
+        held_GN = bank._ring.searched(0)[0].float().norm(dim=-1)
+        assert (bank._ring.norms[0] >= held_GN.amax(1)).all()
+    bank.save(tmp_path / "bank")
+    loaded = MemoryBank.load(tmp_path / "bank")
+    assert torch.equal(loaded._ring.norms[0], loaded._ring.searched(0)[0].float().norm(dim=-1).amax(1))
+    bank.clear()
+    assert not bank._ring.norms[0].any()

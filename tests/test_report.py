@@ -33,7 +33,8 @@ def test_a_result_names_its_command_and_the_model_that_is_here(path, sidenet_has
     result = json.loads(path.read_text(encoding="utf-8"))
     config = json.loads((ROOT / "assets" / "model" / "config.json").read_text())
     assert result["evaluation"] in MODULES
-    assert result["command"].startswith("python -m longmem evaluate ")
+    verb = "bench " if result["evaluation"] == "bench" else "evaluate "
+    assert result["command"].startswith(f"python -m longmem {verb}")
     if result["evaluation"] != "comparison":  # which compares short trainings on a backbone that it names
         assert result["model"]["fingerprint"] == config["backbone_fingerprint"]
         assert result["model"].get("sidenet", sidenet_hash) == sidenet_hash  # older results name the backbone alone

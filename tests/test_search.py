@@ -317,3 +317,43 @@ def test_the_gpu_agrees_with_the_cpu(backend, dtype):
         queries.cuda(), keys.cuda(), n_chunks=9, chunk_size=S, allowed_C=allowed_mask(), backend=backend
     )
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+# Known norms: a rounded pass that knows what it might have missed -----------------------------------------------------
+
+
+def bfloat16_bank(seed: int = 0, tokens: int = 4_096) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys [2, tokens, 16] as a bank keeps them, and the largest norm of each head."""
+    keys_HND = torch.randn(2, tokens, 16, generator=torch.Generator().manual_seed(seed)).bfloat16()
+    return keys_HND, keys_HND.float().norm(dim=-1).amax(1)
+
+
+@pytest.mark.parametrize("n_queries", [1, 3, 6, 7])
+@pytest.mark.parametrize("share", [None, 0.5, 0.002])
+def test_a_search_that_knows_the_norms_finds_what_the_exact_one_finds(n_queries, share):
+    keys_HND, norms_H = bfloat16_bank()
+    generator = torch.Generator().manual_seed(1)
+    queries_HQD = torch.randn(2, n_queries, 16, generator=generator)
+    allowed = None if share is None else torch.rand(1_024, generator=generator) < share
+    options = {"n_chunks": 8, "chunk_size": 4, "allowed_C": allowed}
+    exact, exact_slots = top_chunks(queries_HQD, keys_HND, **options)
+    scores, slots = top_chunks(queries_HQD, keys_HND, **options, norms_H=norms_H)
+    torch.testing.assert_close(scores, exact)
+    assert torch.equal(slots, exact_slots)
+
+
+def test_chunks_that_rounding_could_hide_are_scored_exactly_too():
+    """All keys share a large part, so that rounded scores are all alike; one head only."""
+    keys_HND, _ = bfloat16_bank()
+    keys_HND[1, :, 0] = 200.0
+    keys_HND[1, :, 1:] *= 0.1
+    queries_HQD = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(2))
+    queries_HQD[1, 0, 0] = 3.0
+    norms_H = keys_HND.float().norm(dim=-1).amax(1)
+    options = {"n_chunks": 8, "chunk_size": 4}
+    exact, exact_slots = top_chunks(queries_HQD, keys_HND, **options)
+    coarse, _ = top_chunks(queries_HQD, keys_HND, **options, backend="torch-coarse")
+    assert (coarse[1] < exact[1] - 1e-3).any()  # rounding does hide some here
+    scores, slots = top_chunks(queries_HQD, keys_HND, **options, norms_H=norms_H)
+    torch.testing.assert_close(scores, exact)
+    assert torch.equal(slots[1], exact_slots[1])

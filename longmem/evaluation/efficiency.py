@@ -7,28 +7,29 @@ with fresh SideNets on the same backbone.
 
 import re
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache
 
 from longmem.backbone import copy_of
-from longmem.documents import segments
+from longmem.bench.contenders import (
+    Contender,
+    FullAttention,
+    SlidingWindow,
+    WithMemory,
+    device_name,
+    text_of,
+    why_not_full_attention,
+    windows,
+)
+from longmem.bench.timing import Timed, in_turn, seconds_of
 from longmem.errors import LongMemError
 from longmem.evaluation.results import Items, Options, draw, settings_of
 from longmem.evaluation.systems import Systems
-from longmem.memory_bank import MemoryBank
 from longmem.model import LongMemForCausalLM
-from longmem.reading import batches
-from longmem.training.data import read_packs
-
-CPU_FULL_ATTENTION = 16_384  # tokens: beyond this it takes minutes and gigabytes
-PROMPT = 64
 
 
 @dataclass(frozen=True)
@@ -45,85 +46,6 @@ class EfficiencyOptions(Options):
     new_tokens: int = 32
     rounds: int = 3
     backend: str = "torch"
-
-
-class Timed(Protocol):
-    """One system that is measured."""
-
-    def read(self, ids_T: Tensor) -> None:
-        """Take a context [T] in."""
-
-    def write(self, new_tokens: int) -> None:
-        """Go on from it, token by token."""
-
-    def state_bytes(self) -> int:
-        """What is kept of it."""
-
-
-class FullAttention:
-    """The backbone with all of the context in its cache."""
-
-    def __init__(self, model: LongMemForCausalLM) -> None:
-        self.causal_lm = model.backbone.causal_lm
-        self.cache: Cache | None = None
-
-    @torch.no_grad()
-    def read(self, ids_T: Tensor) -> None:
-        self.cache = DynamicCache()
-        output = self.causal_lm(ids_T[None], cache=self.cache, use_cache=True, logits_to_keep=1)
-        self.token_BT = output.logits[:, -1].argmax(-1, keepdim=True)
-
-    @torch.no_grad()
-    def write(self, new_tokens: int) -> None:
-        for _ in range(new_tokens):
-            logits = self.causal_lm(self.token_BT, cache=self.cache, use_cache=True).logits
-            self.token_BT = logits[:, -1].argmax(-1, keepdim=True)
-
-    def state_bytes(self) -> int:
-        return cache_bytes(self.cache)
-
-
-class SlidingWindow(FullAttention):
-    """The backbone with the last half window of the context in its cache; all of it is read, in windows."""
-
-    def __init__(self, model: LongMemForCausalLM) -> None:
-        super().__init__(model)
-        self.model = model
-
-    @torch.no_grad()
-    def read(self, ids_T: Tensor) -> None:
-        for pair in windows(ids_T, self.model):
-            self.model.backbone.decoder(input_ids=pair, use_cache=False)
-        super().read(ids_T[-self.model.config.window // 2 :])
-
-
-class WithMemory:
-    """LongMem: the context in the bank, a short prompt in the window."""
-
-    def __init__(self, model: LongMemForCausalLM, backend: str) -> None:
-        self.model, self.backend = model, backend
-        self.bank: MemoryBank | None = None
-
-    def read(self, ids_T: Tensor) -> None:
-        model = self.model
-        self.bank = model.new_bank(capacity=len(ids_T), backend=self.backend)
-        self.bank.reserve(len(ids_T))
-        document = self.bank.begin_document("read")
-        for group in batches(segments(len(ids_T), model.config.window, 0), None, model):
-            model.read_segments(ids_T, group, memory=self.bank, document=document)
-        self.prompt_BT = ids_T[None, -PROMPT:]
-
-    @torch.no_grad()
-    def write(self, new_tokens: int) -> None:
-        self.cache = self.model.new_cache()
-        ids_BT = self.prompt_BT
-        for _ in range(new_tokens):
-            options = {"cache": self.cache, "use_cache": True, "memory": self.bank, "logits_to_keep": 1}
-            ids_BT = self.model(ids_BT, **options).logits[:, -1].argmax(-1, keepdim=True)
-
-    def state_bytes(self) -> int:
-        position_free = sum(t.nbytes for store in (self.cache.keys, self.cache.values) for t in store.values())
-        return cache_bytes(self.cache) + position_free + self.bank.nbytes
 
 
 def measure_efficiency(options: EfficiencyOptions) -> dict:
@@ -144,9 +66,9 @@ def measure_efficiency(options: EfficiencyOptions) -> dict:
     return items.finish(found[-1]["systems"], ratios=ratios | _against_full(found))
 
 
-def contestants(model: LongMemForCausalLM, backend: str) -> dict[str, Timed]:
+def contestants(model: LongMemForCausalLM, backend: str) -> dict[str, Contender]:
     """The systems by name: besides the model itself, LongMem with one, three and as many memory layers as can be."""
-    timed: dict[str, Timed] = {"full_attention": FullAttention(model), "sliding_window": SlidingWindow(model)}
+    timed: dict[str, Contender] = {"full_attention": FullAttention(model), "sliding_window": SlidingWindow(model)}
     timed["longmem"] = WithMemory(model, backend)
     r, layers = model.config.layer_reduction_factor, model.config.backbone_config.num_hidden_layers
     every = [r * side for side in range(layers // r)]
@@ -160,7 +82,7 @@ def contestants(model: LongMemForCausalLM, backend: str) -> dict[str, Timed]:
     return timed
 
 
-def _chosen(timed: dict[str, Timed], names: Sequence[str] | None) -> dict[str, Timed]:
+def _chosen(timed: dict[str, Contender], names: Sequence[str] | None) -> dict[str, Contender]:
     """Those that were asked for, and the model itself. Errors: LongMemError."""
     for name in names or ():
         if name not in timed:
@@ -169,7 +91,7 @@ def _chosen(timed: dict[str, Timed], names: Sequence[str] | None) -> dict[str, T
 
 
 def measure_length(
-    model: LongMemForCausalLM, timed: dict[str, Timed], ids_T: Tensor, options: EfficiencyOptions
+    model: LongMemForCausalLM, timed: dict[str, Contender], ids_T: Tensor, options: EfficiencyOptions
 ) -> dict:
     """One length of context: {"systems": {name: tokens/s of reading and writing, bytes}}."""
     chosen, skipped = dict(timed), {}
@@ -210,14 +132,15 @@ def base_ratios(model: LongMemForCausalLM, ids_T: Tensor, options: EfficiencyOpt
         for pair in windows(part_T, model):
             module(input_ids=pair, use_cache=False)
 
-    seconds = in_turn(
+    measured = in_turn(
         options.rounds,
         model.device,
-        read=lambda: reader.read(part_T),
-        decoder=lambda: bare(model.backbone.decoder),
-        full=lambda: full.write(options.new_tokens),
-        empty=lambda: empty.write(options.new_tokens),
+        read=Timed(lambda: reader.read(part_T)),
+        decoder=Timed(lambda: bare(model.backbone.decoder)),
+        full=Timed(lambda: full.write(options.new_tokens)),
+        empty=Timed(lambda: empty.write(options.new_tokens)),
     )
+    seconds = {name: statistics.median(values) for name, values in measured.items()}
     return {
         "reading_to_bare_decoder": seconds["decoder"] / seconds["read"],
         "writing_full_to_empty_bank": seconds["empty"] / seconds["full"],
@@ -226,62 +149,6 @@ def base_ratios(model: LongMemForCausalLM, ids_T: Tensor, options: EfficiencyOpt
         "write_tokens_per_second_full_bank": options.new_tokens / seconds["full"],
         "read_tokens_per_second": len(part_T) / seconds["read"],
     }
-
-
-def in_turn(rounds: int, device: torch.device, **measured: Callable[[], None]) -> dict[str, float]:
-    """Median seconds of each, measured one after the other in every round after a first one that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in measured}
-    for round_ in range(rounds + 1):
-        for name, run in measured.items():
-            taken = seconds_of(run, device)
-            if round_:
-                seconds[name].append(taken)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def seconds_of(run: Callable[[], None], device: torch.device) -> float:
-    start = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def why_not_full_attention(model: LongMemForCausalLM, length: int, *, however_long: bool = False) -> str | None:
-    """Why full attention is not measured at this length, or None."""
-    if model.backbone.family.position == "learned" and length > model.config.backbone_config.max_position_embeddings:
-        return f"this backbone has learned positions for {model.config.backbone_config.max_position_embeddings} tokens"
-    if model.device.type == "cpu" and length > CPU_FULL_ATTENTION and not however_long:
-        return f"on a CPU it is measured up to {CPU_FULL_ATTENTION:,} tokens, unless --full is given"
-    return None
-
-
-def text_of(model: LongMemForCausalLM, documents: Sequence[Path], length: int) -> Tensor:
-    """So many tokens of the documents, repeated as often as it takes. Errors: LongMemError where there is no text."""
-    ids: list[int] = []
-    for _, text in read_packs(documents):
-        ids += model.need_tokenizer()(text, add_special_tokens=False, verbose=False)["input_ids"]
-        if len(ids) >= length:
-            break
-    if not ids:
-        raise LongMemError("documents hold no text to read.")
-    return torch.tensor((ids * (1 + length // len(ids)))[:length])
-
-
-def windows(ids_T: Tensor, model: LongMemForCausalLM) -> Sequence[Tensor]:
-    """Whole windows of a text, as many at once as reading takes; a text shorter than that is one."""
-    window = model.config.window
-    if len(ids_T) < window:
-        return [ids_T[None]]
-    return ids_T[: len(ids_T) // window * window].view(-1, window).split(model.segments_at_once)
-
-
-def cache_bytes(cache: Cache) -> int:
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-
-
-def device_name(model: LongMemForCausalLM) -> str:
-    return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else str(model.device)
 
 
 def reset_peak(device: torch.device) -> bool:

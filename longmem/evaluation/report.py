@@ -16,14 +16,15 @@ from longmem.errors import LongMemError
 from longmem.evaluation.attribution import times
 
 MODULES = {
-    "perplexity": "perplexity",
-    "suffix": "suffix_identification",
-    "icl": "in_context_learning",
-    "needle": "needle",
-    "staleness": "staleness",
-    "efficiency": "efficiency",
-    "attribution": "attribution",
-    "comparison": "comparison",
+    "bench": "longmem.bench.run",
+    "perplexity": "longmem.evaluation.perplexity",
+    "suffix": "longmem.evaluation.suffix_identification",
+    "icl": "longmem.evaluation.in_context_learning",
+    "needle": "longmem.evaluation.needle",
+    "staleness": "longmem.evaluation.staleness",
+    "efficiency": "longmem.evaluation.efficiency",
+    "attribution": "longmem.evaluation.attribution",
+    "comparison": "longmem.evaluation.comparison",
 }
 BLOCK = re.compile(r"(<!-- (measured: (?P<name>[\w-]+)|goals) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -143,7 +144,7 @@ def filled(text: str, results: Path, place: Path) -> str:
 def measured(name: str, results: Path, place: Path) -> str:
     """The table of one result, and where it comes from."""
     result = load(name, results)
-    table = import_module(f"longmem.evaluation.{MODULES[result['evaluation']]}").table
+    table = import_module(MODULES[result["evaluation"]]).table
     link = Path(relpath(results / f"{name}.json", place)).as_posix()
     return f"{markdown(table(result))}\n\n`{result['command']}`, {result['date']} ([result]({link}))"
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from longmem.errors import LongMemError, Stopped
 from longmem.evaluation.systems import Systems
 from longmem.model import LongMemForCausalLM
+from longmem.records import write_json
 
 DRAWS = 2_000
 
@@ -103,9 +104,7 @@ class Items:
         if self.is_stopped:
             return result | {"stopped": True}
         if self.options.json is not None:
-            part = self.options.json.with_name(self.options.json.name + ".part")
-            part.write_text(json.dumps(rounded(result), indent=1) + "\n", encoding="utf-8")
-            part.replace(self.options.json)
+            write_json(self.options.json, result)
             self._path.unlink(missing_ok=True)
         return result
 
@@ -225,12 +224,3 @@ def _plain(value: object) -> object:
     if isinstance(value, Path):
         return value.name
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def rounded(value: object) -> object:
-    """Numbers with the digits that mean something, and null for what is not a number."""
-    if isinstance(value, float):
-        return None if value != value or value in (float("inf"), float("-inf")) else float(f"{value:.6g}")
-    if isinstance(value, dict):
-        return {str(key): rounded(part) for key, part in value.items()}
-    return [rounded(part) for part in value] if isinstance(value, list | tuple) else value
