@@ -17,6 +17,12 @@ from longmem import readers
 from longmem.documents import Document, clean_text
 from longmem.errors import DocumentError
 
+@pytest.fixture(autouse=True)
+def readers_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the readers are tested; the process in which they work otherwise is in `test_confined.py`."""
+    monkeypatch.setattr("longmem.documents.read_document", readers.read_text)
+
+
 STORY = "The keeper lit the lamp.\n\nAt dawn the “Élodie” came home."
 ODD_TEXTS = [
     "plain words",
