@@ -23,6 +23,7 @@ from longmem.search import BACKENDS
 
 TENSORS, SETTINGS = "memory.safetensors", "memory.json"
 FORMAT = "longmem memory bank 1"
+MOST_BRACKETS = 2_000_000  # in texts too; an empty list is 3 bytes in a file and 64 in memory
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -132,9 +133,19 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def parse_json(data: bytes) -> object:
+    """JSON of which not so much is lists and objects that they would take many times its size in memory.
+
+    Errors: ValueError, RecursionError.
+    """
+    if data.count(b"[") + data.count(b"{") > MOST_BRACKETS:
+        raise ValueError(f"it holds more than {MOST_BRACKETS:,} lists and objects")
+    return json.loads(data)
+
+
 def _read_description(folder: Path) -> dict:
     try:
-        description = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        description = parse_json((folder / SETTINGS).read_bytes())
     except FileNotFoundError as error:
         raise _damaged(folder, f"there is no {SETTINGS}") from error
     except (OSError, ValueError, RecursionError) as error:
