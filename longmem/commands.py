@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longmem.errors import LongMemError
+from longmem.errors import LongMemError, is_out_of_memory
 
 if TYPE_CHECKING:
     from longmem.model import LongMemForCausalLM
 
 BUNDLED = Path(__file__).parent.parent / "assets" / "model"
 DEVICES = ("auto", "cpu", "cuda", "mps")
-# How torch words the end of memory on a GPU, on a CPU and on an Apple GPU: there is no exception common to them.
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 DEVICE_ERRORS = ("cuda error", "cuda driver", "mps backend", "accelerator")
 
 Model = Annotated[str, typer.Option("--model", help="A folder or hub id; default: the bundled model.")]
@@ -50,7 +48,7 @@ def _sentence(error: Exception) -> str | None:
         return " ".join(str(error).split())
     said = str(error).strip().lower()
     reason = f" ({str(error).strip().splitlines()[0]})" if said else ""
-    if isinstance(error, MemoryError) or any(words in said for words in OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         return f"The device is out of memory; use --device cpu or a smaller bank.{reason}"
     if any(words in said for words in DEVICE_ERRORS):
         return f"The device failed; use --device cpu.{reason}"

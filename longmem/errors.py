@@ -47,3 +47,15 @@ class Stopped(Exception):
 
 class TrainingDataError(LongMemError):
     """Training data or a training configuration that cannot be used."""
+
+
+# How torch words the end of memory on a GPU, on a CPU and on an Apple GPU: there is no exception common to them.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that no memory is left, on whatever device."""
+    if isinstance(error, LongMemError):
+        return False
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in said for words in OUT_OF_MEMORY)
