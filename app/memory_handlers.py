@@ -64,6 +64,7 @@ class MemoryHandlers(StudioBase):
 
     def read_files(self, key: str, paths: Sequence[str]) -> Iterator[MemoryView]:
         """Read uploaded files: paths that the server itself gave to the uploads, never a visitor's words."""
+        self.uploads.claim(key, paths)
         yield from self.read_documents(key, lambda: [Document.from_file(path) for path in paths])
 
     def read_text(self, key: str, name: str, text: str) -> Iterator[MemoryView]:

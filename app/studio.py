@@ -9,10 +9,12 @@ from app import markup
 from app.reading import SampleShelf
 from app.session import Session, SessionStore
 from app.settings import MemorySettings
+from app.uploads import Uploads
 from longmem.errors import LongMemError, is_out_of_memory
 from longmem.model import LongMemForCausalLM
 
 logger = logging.getLogger(__name__)
+MAX_FILE_BYTES = 64 * 2**20  # that the page takes as an upload, unless it is told otherwise
 NO_MEMORY = (
     "The machine has no memory left for this: what is in your memory stays. Read a shorter text, clear what you do not "
     "need, or try again in a while."
@@ -27,6 +29,8 @@ class StudioBase:
         self.model = model
         self.store = store
         self.shelf = shelf
+        self.uploads = Uploads()
+        self.max_file_bytes = MAX_FILE_BYTES
 
     def key_of(self, client: str, memory: str) -> str:
         """The session of a client of the API: its own (""), a new one that outlives it ("new"), or one of those by id.
