@@ -45,7 +45,8 @@ def offer(studio: Studio, downloads: Downloads, key: str, kind: str, *, with_sta
     size = path.stat().st_size
     words = f"{path.name}, {file_size(size)}: {WORDS[kind]}."
     if kind in (BUNDLE, MEMORY) and size > studio.max_file_bytes:
-        words += f" It is larger than the {file_size(studio.max_file_bytes)} that can be loaded here: save it without states."
+        most = file_size(studio.max_file_bytes)
+        words += f" It is larger than the {most} that can be loaded here: save it without states."
     return Offer(path, markup.note(words, "done"))
 
 

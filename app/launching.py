@@ -16,8 +16,8 @@ UNITS = {"kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40}
 LEAST_FILE, MOST_FILE = 2**10, 2**33
 LEAST_MEMORY, MOST_MEMORY = 2**20, 2**44
 DESCRIPTION = "The studio in a browser."
-EPILOG = """LONGMEM_MODEL, LONGMEM_AUTH, LONGMEM_MAX_FILE_SIZE and LONGMEM_MAX_MEMORY in the environment mean the same as
-the options, which come first. A password belongs there: everybody on a machine can see the options of its processes."""
+EPILOG = """LONGMEM_MODEL, LONGMEM_AUTH, LONGMEM_MAX_FILE_SIZE and LONGMEM_MAX_MEMORY in the environment mean the same
+as the options, which come first. A password belongs there: everybody on a machine can see the options of its processes."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,12 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
             model=chosen("model") or BUNDLED,
             mcp=given.mcp,
             auth=_pair(chosen("auth")),
-            max_file_size=Launch.max_file_size if file is None else _size("--max-file-size", file, LEAST_FILE, MOST_FILE),
-            max_memory=Launch.max_memory if memory is None else _size("--max-memory", memory, LEAST_MEMORY, MOST_MEMORY),
+            max_file_size=Launch.max_file_size
+            if file is None
+            else _size("--max-file-size", file, LEAST_FILE, MOST_FILE),
+            max_memory=Launch.max_memory
+            if memory is None
+            else _size("--max-memory", memory, LEAST_MEMORY, MOST_MEMORY),
         )
     except ValueError as error:
         parser.error(str(error))

@@ -23,6 +23,7 @@ from longmem.search import BACKENDS
 
 TENSORS, SETTINGS = "memory.safetensors", "memory.json"
 FORMAT = "longmem memory bank 1"
+MOST_LAYERS = 1024
 MOST_BRACKETS = 2_000_000  # in texts too; an empty list is 3 bytes in a file and 64 in memory
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -199,7 +200,9 @@ def _read_settings(settings: dict) -> dict:
         raise ValueError(f"dtype is {strings['dtype'][:40]!r}, not one of {', '.join(DTYPES)}")
     if strings["backend"] not in BACKENDS:
         raise ValueError(f"backend is {strings['backend'][:40]!r}, not one of {', '.join(BACKENDS)}")
-    layers = [_whole(layer, "a memory layer") for layer in list(settings["memory_layers"])]
+    layers = [_whole(layer, "a memory layer") for layer in list(settings["memory_layers"])[: MOST_LAYERS + 1]]
+    if len(layers) > MOST_LAYERS:
+        raise ValueError(f"it names more than {MOST_LAYERS:,} memory layers")
     return {"memory_layers": layers} | numbers | strings
 
 

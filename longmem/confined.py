@@ -35,13 +35,17 @@ MOST_SAID = 400  # characters of an error
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds, by the clock and of the processor, and bytes of address space that parsing one file may take."""
+    """Seconds of a processor, and bytes of address space, that parsing one file may take.
+
+    By the clock it may take CLOCK times as long, for a machine that is busy.
+    """
 
     seconds: int = 60
     address_bytes: int = 1024 * readers.MEGABYTE
 
 
 LIMITS = Limits()
+CLOCK = 4 if resource is not None else 1
 
 
 def read_document(name: str, data: bytes) -> str:
@@ -73,13 +77,15 @@ def _parse_apart(what: str, name: str, data: bytes) -> str:
             stderr=subprocess.DEVNULL,
             env={**kept, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"},
             cwd=ROOT,
-            timeout=LIMITS.seconds,
+            timeout=CLOCK * LIMITS.seconds,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise _too_slow(name) from error
     except OSError as error:
-        raise DocumentError(f"{name} cannot be read now: no process can be started for it ({error.strerror}).") from error
+        raise DocumentError(
+            f"{name} cannot be read now: no process can be started for it ({error.strerror})."
+        ) from error
     return _answered(name, child.returncode, child.stdout)
 
 
@@ -120,7 +126,9 @@ def _confine(limits: Limits) -> None:
         "RLIMIT_NPROC": 0,
     }
     for name, most in wanted.items():
-        with suppress(AttributeError, OSError, ValueError):  # some systems know some of them only, or take no address space
+        with suppress(
+            AttributeError, OSError, ValueError
+        ):  # some systems know some of them only, or take no address space
             _, hard = resource.getrlimit(getattr(resource, name))
             most = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.setrlimit(getattr(resource, name), (most, most))

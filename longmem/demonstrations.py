@@ -23,6 +23,7 @@ JSON_LINES = (".jsonl", ".ndjson")
 N_LISTED = 10  # wrong rows, or columns, that an error lists one by one
 MOST_BYTES = 16 * MEGABYTE  # the paper's 2,000 demonstrations are 0.3 MB
 MOST_ROWS = 200_000
+MOST_ROW = 1_000_000  # characters
 QUOTED = re.compile('"((?:[^"]|"")*)"')
 
 
@@ -230,7 +231,9 @@ def _raw_rows(name: str, text: str) -> Iterator[tuple[int, dict[str, object] | l
 
 def _json_rows(text: str) -> Iterator[tuple[int, dict[str, object] | str]]:
     for line, row in enumerate(_lines(text), start=1):
-        if row.strip():
+        if len(row) > MOST_ROW:
+            yield line, f"longer than {MOST_ROW:,} characters"
+        elif row.strip():
             try:
                 fields = json.loads(row)
             except (ValueError, RecursionError):

@@ -129,7 +129,10 @@ def _check_entries(path: Path, file: zipfile.ZipFile) -> None:
     if set(names) - {DESCRIPTION, *STATES} or len(names) != len(set(names)):
         raise _refused(path, "it holds other entries than a memory has")
     for entry in file.infolist():
-        if entry.filename in STATES and (entry.compress_type, entry.file_size) != (zipfile.ZIP_STORED, entry.compress_size):
+        if entry.filename in STATES and (entry.compress_type, entry.file_size) != (
+            zipfile.ZIP_STORED,
+            entry.compress_size,
+        ):
             raise _refused(path, f"{entry.filename} is packed, and keys and values never are")
 
 

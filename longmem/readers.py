@@ -271,7 +271,9 @@ def _read_entry(name: str, archive: zipfile.ZipFile, path: str) -> bytes:
     with archive.open(path) as entry:
         data = entry.read(MAX_ENTRY_BYTES + 1)
     if len(data) > MAX_ENTRY_BYTES:
-        raise DocumentError(f"{name} packs {path[:100]}, which is larger than {MAX_ENTRY_BYTES // MEGABYTE} MB: split it.")
+        raise DocumentError(
+            f"{name} packs {path[:100]}, which is larger than {MAX_ENTRY_BYTES // MEGABYTE} MB: split it."
+        )
     return data
 
 

@@ -40,28 +40,30 @@ from tests.hostile_files import CANARY, Written
 from tests.made_runs import CELLS, HOSTILE, run_by_hand, studio_with_a_run
 
 LIMITS = confined.Limits(seconds=3, address_bytes=512 * 2**20)
-MOST_SECONDS = LIMITS.seconds + 4  # a busy machine starts the process and ends it slowly
+MOST_SECONDS = LIMITS.seconds + 4  # of a processor, the start of a process and all that is not parsed apart with it
 MOST_MIB = 700  # by which the program itself may grow, besides the process that parses
 EDITED = Path(__file__).parent.parent / "assets"
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """An input and what giving it to the program comes to: its message, empty where it was read."""
+    """An input: how to make it, and what giving it to the program comes to: a message, empty where it was read."""
 
     kind: str
     title: str
     give: Callable[[], str]
+    make: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an attempt; `harm` is what must not be."""
+    """What became of an attempt; `harm` is what must not be; `seconds` are a processor's."""
 
     kind: str
     title: str
     message: str
     seconds: float
+    clock_seconds: float
     mib: float
     harm: str
 
@@ -91,7 +93,13 @@ class Trap:
 
     def harm(self, shown: str) -> str:
         """What has happened that must not."""
-        left = {path.name for path in self.folder.iterdir()} - {"secret.txt", "work", "samples", "cache", "good.longmem"}
+        left = {path.name for path in self.folder.iterdir()} - {
+            "secret.txt",
+            "work",
+            "samples",
+            "cache",
+            "good.longmem",
+        }
         if CANARY in shown:
             return "the secret file was shown"
         if self.asked:
@@ -120,12 +128,8 @@ def check_table(path: Path) -> str:
 
 def given_files(kind: str, files: list[Written], check: Callable[[Path], str], work: Path) -> Iterator[Attempt]:
     for title, name, write in files:
-
-        def give(name: str = name, write: Callable[[Path], None] = write) -> str:
-            write(work / name)
-            return check(work / name)
-
-        yield Attempt(kind, title, give)
+        path = work / name
+        yield Attempt(kind, title, lambda path=path: check(path), lambda path=path, write=write: write(path))
 
 
 def memory_files(trap: Trap, work: Path) -> Iterator[Attempt]:
@@ -134,12 +138,13 @@ def memory_files(trap: Trap, work: Path) -> Iterator[Attempt]:
     studio = studio_with_a_run(make_tiny_model(make_tiny_tokenizer()), trap.folder / "samples")
     session, good = studio.store.get("me"), trap.folder / "good.longmem"
     write_bundle(good, session.bank, session.run, studio.settings_of(session), with_states=True)
+    path = work / "forged.longmem"
     for title, forge in hostile_memory.forgeries(trap.marker):
 
-        def give(forge: Callable[[Path], None] = forge) -> str:
-            path = work / "forged.longmem"
-            shutil.copy(good, path)
-            forge(path)
+        def make(forge: Callable[[Path], None] = forge) -> None:
+            forge(Path(shutil.copy(good, path)))
+
+        def give() -> str:
             before = session.bank.version, session.run, session.settings
             notice = list(load_bundle(studio, "me", path))[-1].memory.notice
             assert notice, "a forged memory was loaded"
@@ -147,7 +152,7 @@ def memory_files(trap: Trap, work: Path) -> Iterator[Attempt]:
             assert "Something failed" not in notice, "nobody has thought of this"
             return unescape(re.sub(r"<[^>]+>|×", "", notice))
 
-        yield Attempt("memory file", title, give)
+        yield Attempt("memory file", title, give, make)
 
 
 def exports() -> Iterator[Attempt]:
@@ -264,7 +269,8 @@ def try_out(attempt: Attempt, trap: Trap, work: Path) -> Outcome:
     """Give one input to the program and see what happens."""
     work.mkdir()
     message, harm = "", ""
-    before, began = _resident(reset=True), time.monotonic()
+    attempt.make()
+    before, began, clock = _resident(reset=True), _processor(), time.monotonic()
     try:
         message = attempt.give()
     except LongMemError as error:
@@ -273,7 +279,8 @@ def try_out(attempt: Attempt, trap: Trap, work: Path) -> Outcome:
         harm = str(error)
     except BaseException as error:
         harm = f"{type(error).__name__}: {error}"
-    seconds, mib = time.monotonic() - began, _resident() - before
+    seconds, mib = _processor() - began, _resident() - before
+    clock = time.monotonic() - clock
     shutil.rmtree(work)
     said = " ".join(message.replace(str(trap.folder), "FOLDER").split())
     harm = harm or trap.harm(message)
@@ -283,7 +290,13 @@ def try_out(attempt: Attempt, trap: Trap, work: Path) -> Outcome:
         harm = f"it took {mib:.0f} MiB"
     if not harm and (len(said) > 700 or "Traceback" in said):
         harm = "its message is no sentence"
-    return Outcome(attempt.kind, attempt.title, said, round(seconds, 2), round(max(0.0, mib)), harm)
+    return Outcome(attempt.kind, attempt.title, said, round(seconds, 2), round(clock, 2), round(max(0.0, mib)), harm)
+
+
+def _processor() -> float:
+    """Seconds that processors have worked for this process and for those that it has started and seen end."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def _resident(reset: bool = False) -> float:

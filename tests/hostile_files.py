@@ -39,8 +39,7 @@ def sparse(n_bytes: int) -> Callable[[Path], None]:
 
 def listening(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
-        os.chdir(path.parent)  # a socket's path is short
-        server.bind(path.name)
+        server.bind(str(path))
 
 
 def thieves(folder: Path, port: int) -> dict[str, str]:
@@ -177,7 +176,10 @@ def pdfs() -> list[Written]:
     twice = zlib.compress(zlib.compress(b"0" * (300 * MB), 9), 9)
     form = stream(b"/X Do /X Do", b"/Type /XObject /Subtype /Form /Resources << /XObject << /X 5 0 R >> >>")
     loop = {1: b"<< /Type /Catalog /Pages 2 0 R >>", 2: b"<< /Type /Pages /Kids [2 0 R 2 0 R] /Count 9 >>"}
-    parents = loop | {2: b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>", 3: b"<< /Type /Pages /Kids [2 0 R] /Parent 3 0 R >>"}
+    parents = loop | {
+        2: b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        3: b"<< /Type /Pages /Kids [2 0 R] /Parent 3 0 R >>",
+    }
     script = b"<< /Type /Action /S /JavaScript /JS (app.alert\\(1\\)) >>"
     launch = b"<< /Type /Action /S /Launch /F (/bin/sh) >>"
     cmap = b"begincmap 1 beginbfrange <00000000> <FFFFFFFF> <0041> endbfrange endcmap"
@@ -212,9 +214,13 @@ def pdfs() -> list[Written]:
         "a number of a million digits": lambda: one_page(stream(b"9" * 1_000_000 + b" Tc " + words), font, plain),
         "a length of its own place": lambda: one_page(b"<< /Length 4 0 R >>\nstream\nx\nendstream"),
         "a length of 10 GB": lambda: one_page(b"<< /Length 9999999999 >>\nstream\nx\nendstream"),
-        "a font that is its own child": lambda: one_page(stream(words), font, {5: typed[:-2] + b"/DescendantFonts [5 0 R] >>"}),
+        "a font that is its own child": lambda: one_page(
+            stream(words), font, {5: typed[:-2] + b"/DescendantFonts [5 0 R] >>"}
+        ),
         "a script": lambda: make_pdf("words").replace(b"/Type /Catalog", b"/OpenAction " + script + b" /Type /Catalog"),
-        "a command": lambda: make_pdf("words").replace(b"/Type /Catalog", b"/OpenAction " + launch + b" /Type /Catalog"),
+        "a command": lambda: make_pdf("words").replace(
+            b"/Type /Catalog", b"/OpenAction " + launch + b" /Type /Catalog"
+        ),
     }
     return [written(title, "paper.pdf", make) for title, make in made.items()]
 
@@ -265,7 +271,7 @@ def packed(make: Callable[[dict], bytes], page: str) -> dict[str, Callable[[], b
         "no zip": lambda: b"not that" * 1000,
         "a zip cut in two": lambda: make({})[:-40],
         "an empty zip": lambda: make_zip({}),
-        "a bomb of 200 MB": lambda: make({page: b" " * (200 * MB)}),
+        "a bomb of 60 MB": lambda: make({page: b" " * (60 * MB)}),
         "a bomb under the limit of its size": lambda: make({page: b"<" * (15 * MB)}),
         "zips in zips": lambda: make({"a.zip": nested}),
         "20,000 entries": lambda: make({f"{i}": b"" for i in range(20_000)}),
@@ -273,7 +279,9 @@ def packed(make: Callable[[dict], bytes], page: str) -> dict[str, Callable[[], b
         "a size that is a lie": lambda: changed_zip(make({page: b"y" * 1000}), set_to(file_size=10)),
         "a size of 4 GB": lambda: changed_zip(make({}), set_to(file_size=2**32 - 2)),
         "a sum that is wrong": lambda: changed_zip(make({}), set_to(CRC=1)),
-        "a way of packing that nobody knows": lambda: changed_zip(make({}), set_to(compress_type=zipfile.ZIP_DEFLATED + 11)),
+        "a way of packing that nobody knows": lambda: changed_zip(
+            make({}), set_to(compress_type=zipfile.ZIP_DEFLATED + 11)
+        ),
         "a password": lambda: changed_zip(make({}), set_to(flag_bits=1)),
         "entries that lie nowhere": lambda: changed_zip(make({}), set_to(header_offset=2**31)),
         "names that climb": lambda: make({"../../../tmp/evil": b"x", "/etc/evil": b"x", "C:\\evil": b"x"}),
@@ -320,9 +328,13 @@ def letters(folder: Path, port: int) -> list[Written]:
     made |= {
         "elements 100,000 deep": lambda: make_docx("<w:p>" * 100_000),
         "a million elements": lambda: make_docx("<w:p/>" * 1_000_000 + good),
-        "a field that asks for a file": lambda: make_docx(f"<w:instrText>INCLUDETEXT {folder}/secret.txt</w:instrText>" + good),
+        "a field that asks for a file": lambda: make_docx(
+            f"<w:instrText>INCLUDETEXT {folder}/secret.txt</w:instrText>" + good
+        ),
         "macros": lambda: add({"word/vbaProject.bin": b"\xd0\xcf\x11\xe0" * 100}),
-        "a picture at an address": lambda: add({"word/_rels/document.xml.rels": f'<R Target="http://127.0.0.1:{port}/"/>'}),
+        "a picture at an address": lambda: add(
+            {"word/_rels/document.xml.rels": f'<R Target="http://127.0.0.1:{port}/"/>'}
+        ),
     }
     return [written(title, "letter.docx", make) for title, make in made.items()]
 

@@ -147,10 +147,12 @@ def forgeries(marker: Path) -> list[Forgery]:
         "a document that is gone": in_json(SETTINGS, lambda found: found["documents"].clear()),
         "ids that go backwards": in_json(SETTINGS, lambda found: found.update(next_chunk=1)),
         "other tensors than described": in_tensors(lambda found: found[first(found)].zero_(), signed=False),
-        "a tensor is missing": in_tensors(lambda found: found.pop(first(found)) and None),
+        "a tensor is missing": in_tensors(lambda found: found.pop(first(found))),
         "a tensor too many": in_tensors(lambda found: found.update(more=torch.zeros(1))),
         "a tensor of another shape": in_tensors(lambda found: found.update({first(found): torch.zeros(1, 2, 3)})),
-        "a tensor of another dtype": in_tensors(lambda found: found.update({first(found): found[first(found)].double()})),
+        "a tensor of another dtype": in_tensors(
+            lambda found: found.update({first(found): found[first(found)].double()})
+        ),
         "a tensor that is not finite": in_tensors(lambda found: found[first(found)].fill_(float("nan"))),
         "a chunk of no document": moved(1, 77),
         "a chunk before the text": moved(4, -5),
@@ -159,7 +161,9 @@ def forgeries(marker: Path) -> list[Forgery]:
         "a chunk twice": moved(0, 0),
         "a run without a table": run(lambda record: record["tables"].pop("trace")),
         "a run of text for numbers": run(lambda record: record["tables"]["tokens"].update(step=["1"])),
-        "a run with a probability of ten": run(lambda record: record["tables"]["tokens"]["logprob"].__setitem__(0, 10.0)),
+        "a run with a probability of ten": run(
+            lambda record: record["tables"]["tokens"]["logprob"].__setitem__(0, 10.0)
+        ),
         "a run of a layer of a billion": run(lambda record: record["tables"]["gates"]["layer"].__setitem__(0, 10**9)),
     }
     return list(found.items())

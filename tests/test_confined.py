@@ -57,7 +57,9 @@ def test_a_file_that_takes_too_long_ends_with_a_sentence(limits):
 @linux
 def test_a_file_that_takes_too_much_memory_ends_with_a_sentence(limits):
     limits(address_bytes=160 * readers.MEGABYTE)
-    with pytest.raises(DocumentError, match=r"a\.docx needs more than the 160 MB of memory that reading a file may take"):
+    with pytest.raises(
+        DocumentError, match=r"a\.docx needs more than the 160 MB of memory that reading a file may take"
+    ):
         Document.from_bytes("a.docx", make_docx("<w:p/>" * 2_000_000))
 
 
@@ -67,8 +69,10 @@ def in_child(monkeypatch, tmp_path, code: str) -> None:
 
     def run(command: list[str], **options: object):
         script = tmp_path / "child.py"
-        script.write_text(f"import longmem.readers as r\ndef read(name, data):\n    {code}\nr.READERS['.pdf'] = read\n"
-                          "import longmem.confined as c\nc.main()\n")
+        script.write_text(
+            f"import longmem.readers as r\ndef read(name, data):\n    {code}\nr.READERS['.pdf'] = read\n"
+            "import longmem.confined as c\nc.main()\n"
+        )
         return real([command[0], str(script)], **options)
 
     monkeypatch.setattr(confined.subprocess, "run", run)

@@ -17,11 +17,6 @@ from longmem import readers
 from longmem.documents import Document, clean_text
 from longmem.errors import DocumentError
 
-@pytest.fixture(autouse=True)
-def readers_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here the readers are tested; the process in which they work otherwise is in `test_confined.py`."""
-    monkeypatch.setattr("longmem.documents.read_document", readers.read_text)
-
 
 STORY = "The keeper lit the lamp.\n\nAt dawn the “Élodie” came home."
 ODD_TEXTS = [
@@ -40,6 +35,12 @@ ODD_TEXTS = [
     "<|endoftext|> as text <|pad|>",
     " " * 40 + "x" + "\n" * 9,
 ]
+
+
+@pytest.fixture(autouse=True)
+def readers_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the readers are tested; the process in which they work otherwise is in `test_confined.py`."""
+    monkeypatch.setattr("longmem.documents.read_document", readers.read_text)
 
 
 def make_pdf(*pages: str) -> bytes:

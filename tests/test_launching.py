@@ -18,7 +18,12 @@ def test_options_say_what_they_say():
 
 
 def test_the_environment_says_the_same_and_options_come_first():
-    environment = {"LONGMEM_MODEL": "e", "LONGMEM_AUTH": "a:b", "LONGMEM_MAX_FILE_SIZE": "1mb", "LONGMEM_MAX_MEMORY": ""}
+    environment = {
+        "LONGMEM_MODEL": "e",
+        "LONGMEM_AUTH": "a:b",
+        "LONGMEM_MAX_FILE_SIZE": "1mb",
+        "LONGMEM_MAX_MEMORY": "",
+    }
     assert parse([], environment) == Launch("e", False, ("a", "b"), 2**20, 4 * 2**30)
     assert parse(["--auth", "c:d"], environment).auth == ("c", "d")
 
