@@ -17,7 +17,8 @@ LEAST_FILE, MOST_FILE = 2**10, 2**33
 LEAST_MEMORY, MOST_MEMORY = 2**20, 2**44
 DESCRIPTION = "The studio in a browser."
 EPILOG = """LONGMEM_MODEL, LONGMEM_AUTH, LONGMEM_MAX_FILE_SIZE and LONGMEM_MAX_MEMORY in the environment mean the same
-as the options, which come first. A password belongs there: everybody on a machine can see the options of its processes."""
+as the options, which come first. A password belongs there: everybody on a machine can see
+the options of its processes."""
 
 
 @dataclass(frozen=True)

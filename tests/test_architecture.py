@@ -12,8 +12,8 @@ import longmem
 ROOT = Path(__file__).parent.parent
 LIBRARY = (
     "errors config readers confined documents demonstrations backbone search chunk_ring bank_files retrieval "
-    "memory_bank memory_archive row_memory trace fusion sidenet cache reading model_files model anatomy generation scoring "
-    "classification memorizing training evaluation commands train_commands evaluate_commands __main__"
+    "memory_bank memory_archive row_memory trace fusion sidenet cache reading model_files model anatomy generation "
+    "scoring classification memorizing training evaluation commands train_commands evaluate_commands __main__"
 ).split()
 HOMES = {
     "faiss": {"longmem/search.py"},

@@ -17,7 +17,6 @@ from longmem import readers
 from longmem.documents import Document, clean_text
 from longmem.errors import DocumentError
 
-
 STORY = "The keeper lit the lamp.\n\nAt dawn the “Élodie” came home."
 ODD_TEXTS = [
     "plain words",
