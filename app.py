@@ -1,20 +1,11 @@
-"""The studio in a browser: `python app.py [--model FOLDER_OR_HUB_ID] [--mcp]`; LONGMEM_MODEL names a model too."""
-
-import argparse
-import os
-from importlib.util import find_spec
-from pathlib import Path
+"""The studio in a browser: `python app.py`; `python app.py --help` lists its options."""
 
 from app import ui
+from app.launching import parse
 from longmem.model import LongMemForCausalLM
 
 if __name__ == "__main__":
-    bundled = Path(__file__).parent / "assets" / "model"
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default=os.environ.get("LONGMEM_MODEL", bundled), help="default: the bundled one")
-    parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools too")
-    chosen = parser.parse_args()
-    if chosen.mcp and find_spec("mcp") is None:
-        parser.error("--mcp needs the package mcp: install it with pip install 'gradio[mcp]'.")
+    chosen = parse()
     model = LongMemForCausalLM.from_pretrained(chosen.model)
-    ui.build(model).launch(mcp_server=chosen.mcp, **ui.launch_options())
+    demo = ui.build(model, byte_budget=chosen.max_memory, max_file_bytes=chosen.max_file_size)
+    demo.launch(auth=chosen.auth, mcp_server=chosen.mcp, **ui.launch_options(chosen.max_file_size))

@@ -46,6 +46,7 @@ def _add_memory_endpoints(studio: Studio) -> None:
         """
         if not isinstance(texts or [], list) or not all(isinstance(text, str) for text in texts or []):
             raise gr.Error("texts must be a list of strings.", print_exception=False)
+        studio.uploads.claim(request.session_hash, files or [])
         with _errors_for_clients():
             return studio.load_documents(studio.key_of(request.session_hash, memory or ""), files or [], texts or [])
 
@@ -173,7 +174,7 @@ def _add_demonstration_endpoints(studio: Studio) -> None:
             return demonstration_api.load_demonstrations(
                 studio,
                 studio.key_of(request.session_hash, memory),
-                _given(file),
+                _given(studio, request, file),
                 text_column=text_column,
                 label_column=label_column,
                 template=template,
@@ -212,7 +213,7 @@ def _add_demonstration_endpoints(studio: Studio) -> None:
         with _errors_for_clients():
             key = studio.key_of(request.session_hash, memory)
             options = {"text_column": text_column, "label_column": label_column, "n_texts": n_texts}
-            return demonstration_api.evaluate_demonstrations(studio, key, _given(file), **options)
+            return demonstration_api.evaluate_demonstrations(studio, key, _given(studio, request, file), **options)
 
     types = demonstration_files.FILE_TYPES
     columns = [gr.Textbox("text", label="text_column", visible=False)]
@@ -256,7 +257,7 @@ def _add_file_endpoints(studio: Studio, downloads: Downloads) -> None:
         with _errors_for_clients():
             key = studio.key_of(request.session_hash, memory)
             studio.prepare_reading(key)
-            for view in load_bundle(studio, key, Path(_given(file))):
+            for view in load_bundle(studio, key, Path(_given(studio, request, file))):
                 problem = view.memory.notice
             if problem:
                 raise LongMemError(unescape(re.sub(r"<[^>]+>|×", "", problem)))
@@ -289,10 +290,11 @@ def _add_file_endpoints(studio: Studio, downloads: Downloads) -> None:
     button.click(export_trace, [format, memory], file, api_name="export_trace")
 
 
-def _given(file: str | None) -> str:
-    """The path that the server gave to an upload. Errors: LongMemError where there is none."""
+def _given(studio: Studio, request: gr.Request, file: str | None) -> str:
+    """The path that the server gave to a client's upload. Errors: LongMemError where there is none."""
     if not file:
         raise LongMemError("file is missing: give one.")
+    studio.uploads.claim(request.session_hash, [file])
     return file
 
 

@@ -52,6 +52,10 @@ def _wire_files(studio: Studio, page: gr.Tab, tab: DemonstrationsTab, notice: gr
         text, label = (gr.update(choices=view.columns, value=value) for value in (view.text_column, view.label_column))
         return path if view.columns else None, text, label, view.notice
 
+    def take_upload(path: str | None, request: gr.Request) -> tuple:
+        studio.uploads.claim(request.session_hash, [path] if path else [])
+        return columns_of(path)
+
     def take_sample() -> tuple:
         path, text, label, said = columns_of(SAMPLE.path)
         return path, text, label, said, SAMPLE.pattern, None
@@ -61,7 +65,7 @@ def _wire_files(studio: Studio, page: gr.Tab, tab: DemonstrationsTab, notice: gr
 
     shown = {"fn": show, "inputs": [*part.source, tab.classify.text], "outputs": part.preview, **live}
     chosen = [part.path, part.text_column, part.label_column, notice]
-    uploaded = gr.on([part.file.upload, part.file.clear], columns_of, part.file, chosen, **live)
+    uploaded = gr.on([part.file.upload, part.file.clear], take_upload, part.file, chosen, **live)
     taken = part.sample.click(take_sample, None, [*chosen, part.template, part.file], **live)
     part.form.input(write_as, part.form, part.template, **live)
     # Another file may have the same columns, and a state tells no change outside the queue.
@@ -70,7 +74,8 @@ def _wire_files(studio: Studio, page: gr.Tab, tab: DemonstrationsTab, notice: gr
     changes = [component.change for component in part.source[1:]]
     gr.on([*changes, tab.classify.text.change, page.select], **shown)
 
-    def take_test(path: str | None) -> tuple:
+    def take_test(path: str | None, request: gr.Request) -> tuple:
+        studio.uploads.claim(request.session_hash, [path] if path else [])
         return path, chosen_file(path)
 
     def take_sample_test() -> tuple:

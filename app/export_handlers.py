@@ -15,7 +15,6 @@ from longmem.errors import LongMemError
 
 REPORT, BUNDLE, MEMORY = "report", "bundle", "memory"
 KINDS = (REPORT, *FORMATS, BUNDLE, MEMORY)
-MAX_LOADED = 64 * 2**20  # bytes that the page takes as an upload
 WORDS = {
     REPORT: "opens in any browser without a network; 4.8 MB of it draw the charts",
     "csv": "the trace, one row per retrieved chunk, for a spreadsheet",
@@ -45,8 +44,9 @@ def offer(studio: Studio, downloads: Downloads, key: str, kind: str, *, with_sta
         return Offer(None, "", said(error))
     size = path.stat().st_size
     words = f"{path.name}, {file_size(size)}: {WORDS[kind]}."
-    if kind in (BUNDLE, MEMORY) and size > MAX_LOADED:
-        words += f" It is larger than the {file_size(MAX_LOADED)} that can be loaded here: save it without states."
+    if kind in (BUNDLE, MEMORY) and size > studio.max_file_bytes:
+        most = file_size(studio.max_file_bytes)
+        words += f" It is larger than the {most} that can be loaded here: save it without states."
     return Offer(path, markup.note(words, "done"))
 
 

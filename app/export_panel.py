@@ -153,6 +153,7 @@ def _wire_loading(
         return *memory.shown(view.memory, fill=True), *(gr.skip() if x is None else x for x in loaded)
 
     def load(path: str, request: gr.Request):
+        studio.uploads.claim(request.session_hash, [path])
         for view in load_bundle(studio, request.session_hash, Path(path)):
             yield shown(view)
 

@@ -13,5 +13,6 @@ class Studio(ApiHandlers, RunHandlers, InspectorHandlers):
     """The shared model and the sessions of all visitors, with everything that can be done."""
 
     def leave(self, key: str) -> None:
-        """The visitor has gone: stop what runs and let their memory go."""
+        """The visitor has gone: stop what runs, let their memory go and delete what they uploaded."""
         self.store.free(key)
+        self.uploads.free(key)

@@ -12,7 +12,7 @@ from app import markup
 from app.editing import Change
 from app.gutenberg import fetch_book
 from app.markup import MemoryLine
-from app.reading import read
+from app.reading import check_length, read
 from app.session import Session
 from app.settings import MemorySettings, Place
 from app.studio import StudioBase, alone, news, said
@@ -64,6 +64,7 @@ class MemoryHandlers(StudioBase):
 
     def read_files(self, key: str, paths: Sequence[str]) -> Iterator[MemoryView]:
         """Read uploaded files: paths that the server itself gave to the uploads, never a visitor's words."""
+        self.uploads.claim(key, paths)
         yield from self.read_documents(key, lambda: [Document.from_file(path) for path in paths])
 
     def read_text(self, key: str, name: str, text: str) -> Iterator[MemoryView]:
@@ -89,6 +90,7 @@ class MemoryHandlers(StudioBase):
             changed = Document(record.name, Change(place, put, find).apply(record.text))
             if session.stop_reading.is_set():
                 raise LongMemError(f"Stopped before anything was changed: {record.name} is as it was.")
+            check_length(changed)
             n_tokens = len(changed.encode(self.model.tokenizer).token_ids)
             self.store.reserve(session, session.bank.nbytes_with(n_tokens, changed.text))  # or nothing is forgotten
             self.model.forget(session.bank, place.document)
@@ -203,6 +205,7 @@ class MemoryHandlers(StudioBase):
         for number, document in enumerate(documents, start=1):
             if stop.is_set():
                 return
+            check_length(document)
             n_tokens = len(document.encode(self.model.tokenizer).token_ids)
             self.store.reserve(session, session.bank.nbytes_with(n_tokens, document.text))
             title = f"Reading {document.name}" + (f" ({number} of {len(documents)})" if len(documents) > 1 else "")

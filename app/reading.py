@@ -12,13 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longmem.documents import Document
-from longmem.errors import DocumentError
+from longmem.errors import DocumentError, LongMemError, is_out_of_memory
 from longmem.memory_bank import MemoryBank
 from longmem.model import LongMemForCausalLM
 
 SAMPLES = Path(__file__).parent.parent / "assets" / "samples"
 OPENING_SAMPLE = "the-keeper.txt"
 OPENING_PROMPT = "The secret number of Maren Holt is"
+
+
+MOST_BYTES = 5_000_000  # of a text in UTF-8: the Bible has 4.4 million; its tokens take 2 GB while they are made
+
+
+def check_length(document: Document) -> None:
+    """Errors: LongMemError where a document is too long to be read at once."""
+    n_bytes = len(document.text)
+    if n_bytes <= MOST_BYTES:
+        n_bytes = len(document.text.encode())
+    if n_bytes > MOST_BYTES:
+        raise LongMemError(
+            f"{document.name} holds {n_bytes:,} bytes of text or more; at most {MOST_BYTES:,} are read: split it."
+        )
 
 
 @dataclass(frozen=True)
@@ -34,9 +48,11 @@ class Progress:
 def read(model: LongMemForCausalLM, document: Document, bank: MemoryBank, stop: threading.Event) -> Iterator[Progress]:
     """Read `document` into `bank`, giving progress after every segment; errors of the reading are raised here.
 
-    Setting `stop`, or closing the iterator, ends the reading after the current segment; what was read stays.
+    Setting `stop`, or closing the iterator, ends the reading after the current segment; what was read stays. Where
+    memory runs out nothing of the document stays: it is as if it had not been begun.
     """
     events: queue.SimpleQueue = queue.SimpleQueue()
+    first = bank.next_document
 
     def work() -> None:
         try:
@@ -51,6 +67,8 @@ def read(model: LongMemForCausalLM, document: Document, bank: MemoryBank, stop: 
     try:
         while (event := events.get()) is not None:
             if isinstance(event, BaseException):
+                if is_out_of_memory(event):
+                    bank.remove_from(first)
                 raise event
             yield Progress(document.name, *event, time.monotonic() - began)
     finally:

@@ -9,10 +9,16 @@ from app import markup
 from app.reading import SampleShelf
 from app.session import Session, SessionStore
 from app.settings import MemorySettings
-from longmem.errors import LongMemError
+from app.uploads import Uploads
+from longmem.errors import LongMemError, is_out_of_memory
 from longmem.model import LongMemForCausalLM
 
 logger = logging.getLogger(__name__)
+MAX_FILE_BYTES = 64 * 2**20  # that the page takes as an upload, unless it is told otherwise
+NO_MEMORY = (
+    "The machine has no memory left for this: what is in your memory stays. Read a shorter text, clear what you do not "
+    "need, or try again in a while."
+)
 NAMED = "memory-"  # keys of sessions that are known by an id that nobody can guess
 
 
@@ -23,6 +29,8 @@ class StudioBase:
         self.model = model
         self.store = store
         self.shelf = shelf
+        self.uploads = Uploads()
+        self.max_file_bytes = MAX_FILE_BYTES
 
     def key_of(self, client: str, memory: str) -> str:
         """The session of a client of the API: its own (""), a new one that outlives it ("new"), or one of those by id.
@@ -84,5 +92,8 @@ def said(error: Exception) -> str:
     """An error for the one place that stays: a person's to mend as it is, any other logged and named as ours."""
     if isinstance(error, LongMemError):
         return markup.note(str(error), "error")
+    if is_out_of_memory(error):
+        logger.warning("out of memory in a handler: %s", error)
+        return markup.note(NO_MEMORY, "error")
     logger.error("unexpected error in a handler", exc_info=error)
     return markup.note("Something failed inside LongMem; your memory lives on. The server's log says more.", "error")

@@ -22,9 +22,12 @@ from app.memory_panel import build_memory_panel, wire_memory_panel
 from app.reading import SAMPLES, SampleShelf
 from app.score_tab import build_score_tab, wire_score_tab
 from app.session import GIB, SessionStore
+from app.studio import MAX_FILE_BYTES
+from app.uploads import Uploads
 from longmem.model import LongMemForCausalLM
 
-ASSETS = Path(__file__).parent.parent / "assets"
+ROOT = Path(__file__).parent.parent
+ASSETS = ROOT / "assets"
 # A cross on a note takes the note away.
 DISMISS_SCRIPT = """
 element.addEventListener('click', (event) => { if (event.target.closest('[data-dismiss]')) props.value = ''; });
@@ -38,13 +41,15 @@ def build(
     samples: Path = SAMPLES,
     results: Path = RESULTS,
     read_opening_sample: bool = True,
+    max_file_bytes: int = MAX_FILE_BYTES,
 ) -> gr.Blocks:
     """The studio over `model`: a page and an API. All sessions' banks together stay within `byte_budget` bytes.
 
-    samples: folder of sample documents; results: folder of recorded results.
+    samples: folder of sample documents; results: folder of recorded results; max_file_bytes: as for `launch_options`.
     """
     shelf = SampleShelf(model, samples)
     studio = Studio(model, SessionStore(model.new_bank, byte_budget=byte_budget), shelf)
+    studio.max_file_bytes = max_file_bytes
     if read_opening_sample:  # while the page is being built and fetched
         threading.Thread(target=shelf.opening_bank, name="longmem-sample", daemon=True).start()
     with gr.Blocks(title="LongMem studio", fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
@@ -70,7 +75,8 @@ def build(
                 inspector = build_inspector_panel()
                 change = build_change_panel()
                 export = build_export_panel()
-        downloads = Downloads(Path(export.download.GRADIO_CACHE).resolve())
+        cache = Path(export.download.GRADIO_CACHE).resolve()
+        downloads, studio.uploads = Downloads(cache), Uploads(cache)
         add_api(studio, downloads)  # first: a handler of the page may have the name of an endpoint
         choices = [tab.document, score_tab.document, change.document]
         reading = wire_memory_panel(demo, studio, memory, notice, choices)
@@ -91,8 +97,11 @@ def build(
     return demo.queue(max_size=32, default_concurrency_limit=4)
 
 
-def launch_options() -> dict:
-    """Arguments for `launch`: the look, and a server that gives away nothing that it need not."""
+def launch_options(max_file_bytes: int = MAX_FILE_BYTES) -> dict:
+    """Arguments for `launch`: the look, and a server that gives away nothing that it need not.
+
+    max_file_bytes: of one upload.
+    """
     fonts = [
         gr.themes.LocalFont(name, weights=(400, 700)) for name in (theme.UI_FONT, theme.MONO_FONT)
     ]  # in Gradio's box: no network
@@ -100,8 +109,10 @@ def launch_options() -> dict:
     return {
         "theme": look.set(**theme.gradio_variables()),
         "css": "\n".join([theme.css_variables(), *(path.read_text("utf-8") for path in sorted(ASSETS.glob("*.css")))]),
-        "max_file_size": "64mb",
+        "max_file_size": max_file_bytes,
         "allowed_paths": [],
+        "blocked_paths": [str(ROOT)],
+        "strict_cors": True,
         "show_error": False,
         "state_session_capacity": 64,
         "enable_monitoring": False,

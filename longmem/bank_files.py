@@ -23,6 +23,8 @@ from longmem.search import BACKENDS
 
 TENSORS, SETTINGS = "memory.safetensors", "memory.json"
 FORMAT = "longmem memory bank 1"
+MOST_LAYERS = 1024
+MOST_BRACKETS = 2_000_000  # in texts too; an empty list is 3 bytes in a file and 64 in memory
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -132,9 +134,19 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def parse_json(data: bytes) -> object:
+    """JSON of which not so much is lists and objects that they would take many times its size in memory.
+
+    Errors: ValueError, RecursionError.
+    """
+    if data.count(b"[") + data.count(b"{") > MOST_BRACKETS:
+        raise ValueError(f"it holds more than {MOST_BRACKETS:,} lists and objects")
+    return json.loads(data)
+
+
 def _read_description(folder: Path) -> dict:
     try:
-        description = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        description = parse_json((folder / SETTINGS).read_bytes())
     except FileNotFoundError as error:
         raise _damaged(folder, f"there is no {SETTINGS}") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -188,7 +200,9 @@ def _read_settings(settings: dict) -> dict:
         raise ValueError(f"dtype is {strings['dtype'][:40]!r}, not one of {', '.join(DTYPES)}")
     if strings["backend"] not in BACKENDS:
         raise ValueError(f"backend is {strings['backend'][:40]!r}, not one of {', '.join(BACKENDS)}")
-    layers = [_whole(layer, "a memory layer") for layer in list(settings["memory_layers"])]
+    layers = [_whole(layer, "a memory layer") for layer in list(settings["memory_layers"])[: MOST_LAYERS + 1]]
+    if len(layers) > MOST_LAYERS:
+        raise ValueError(f"it names more than {MOST_LAYERS:,} memory layers")
     return {"memory_layers": layers} | numbers | strings
 
 

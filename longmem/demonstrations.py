@@ -14,12 +14,16 @@ from itertools import accumulate, islice
 from pathlib import Path, PurePath
 from typing import Self
 
-from longmem.documents import Document, clean_text
+from longmem.confined import decode
+from longmem.documents import Document, clean_name, clean_text
 from longmem.errors import DemonstrationError, DocumentError
-from longmem.readers import decode, read_bytes
+from longmem.readers import MEGABYTE, read_bytes
 
 JSON_LINES = (".jsonl", ".ndjson")
-N_LISTED = 10  # wrong rows that an error lists one by one
+N_LISTED = 10  # wrong rows, or columns, that an error lists one by one
+MOST_BYTES = 16 * MEGABYTE  # the paper's 2,000 demonstrations are 0.3 MB
+MOST_ROWS = 200_000
+MOST_ROW = 1_000_000  # characters
 QUOTED = re.compile('"((?:[^"]|"")*)"')
 
 
@@ -51,14 +55,13 @@ class Template:
     pattern: str
 
     def __post_init__(self) -> None:
+        shown = f"The template {self.pattern[:200]!r}"
         for field in ("{text}", "{label}"):
             if (count := self.pattern.count(field)) != 1:
                 times = "not at all" if count == 0 else f"{count} times"
-                raise DemonstrationError(f"The template {self.pattern!r} holds {field} {times}: it must hold it once.")
+                raise DemonstrationError(f"{shown} holds {field} {times}: it must hold it once.")
         if self.pattern.index("{label}") < self.pattern.index("{text}"):
-            raise DemonstrationError(
-                f"The template {self.pattern!r} has {{label}} before {{text}}: the label must come after its text."
-            )
+            raise DemonstrationError(f"{shown} has {{label}} before {{text}}: the label must come after its text.")
 
     def render(self, demonstration: Demonstration) -> str:
         """The demonstration as it stands in the document."""
@@ -163,7 +166,9 @@ def sort_rows(
     """
     name, text = _name_and_text(path_or_name_and_bytes)
     demonstrations, wrong = [], []
-    for line, fields in _rows(name, text, (text_column, label_column)):
+    for number, (line, fields) in enumerate(_rows(name, text, (text_column, label_column))):
+        if number == MOST_ROWS:
+            raise DemonstrationError(f"{name} has more than {MOST_ROWS:,} rows, the most that are read: split it.")
         problem = fields if isinstance(fields, str) else _problem(fields, text_column, label_column)
         if problem:
             wrong.append(WrongRow(line, problem))
@@ -192,13 +197,16 @@ def column_names(path_or_name_and_bytes: str | Path | tuple[str, bytes]) -> list
 
 def _name(path_or_name_and_bytes: str | Path | tuple[str, bytes]) -> str:
     given = path_or_name_and_bytes
-    return given[0] if isinstance(given, tuple) else Path(given).name
+    return clean_name(given[0] if isinstance(given, tuple) else Path(given).name)
 
 
 def _name_and_text(path_or_name_and_bytes: str | Path | tuple[str, bytes]) -> tuple[str, str]:
     given, name = path_or_name_and_bytes, _name(path_or_name_and_bytes)
     try:
-        return name, clean_text(decode(name, given[1] if isinstance(given, tuple) else read_bytes(given)))
+        data = given[1] if isinstance(given, tuple) else read_bytes(given)
+        if len(data) > MOST_BYTES:
+            raise DemonstrationError(f"{name} is larger than {MOST_BYTES // MEGABYTE} MB, the most that is read.")
+        return name, clean_text(decode(name, data))
     except DocumentError as error:
         raise DemonstrationError(str(error)) from error
 
@@ -222,13 +230,20 @@ def _raw_rows(name: str, text: str) -> Iterator[tuple[int, dict[str, object] | l
 
 
 def _json_rows(text: str) -> Iterator[tuple[int, dict[str, object] | str]]:
-    for line, row in enumerate(text.split("\n"), start=1):  # not splitlines: JSON strings may hold U+2028
-        if row.strip():
+    for line, row in enumerate(_lines(text), start=1):
+        if len(row) > MOST_ROW:
+            yield line, f"longer than {MOST_ROW:,} characters"
+        elif row.strip():
             try:
                 fields = json.loads(row)
             except (ValueError, RecursionError):
                 fields = None
             yield line, fields if isinstance(fields, dict) else "not a JSON object"
+
+
+def _lines(text: str) -> Iterator[str]:
+    """One line after another, without a list of all; not splitlines: JSON strings may hold U+2028."""
+    return (line.removesuffix("\n") for line in io.StringIO(text, newline="\n"))
 
 
 def _csv_rows(text: str) -> Iterator[tuple[int, list[str] | str]]:
@@ -247,7 +262,7 @@ def _csv_rows(text: str) -> Iterator[tuple[int, list[str] | str]]:
 
 
 def _tsv_rows(text: str) -> Iterator[tuple[int, list[str] | str]]:
-    for line, row in enumerate(text.split("\n"), start=1):
+    for line, row in enumerate(_lines(text), start=1):
         if row.strip():
             yield line, [_unquote(field) for field in row.split("\t")]
 
@@ -266,7 +281,8 @@ def _table_rows(
     header = [column.strip() for column in header] if isinstance(header, list) else [header]
     for column in columns:
         if column not in header:
-            found = ", ".join(map(repr, header)) or "none"
+            found = ", ".join(repr(named[:80]) for named in header[:N_LISTED]) or "none"
+            found += f" and {len(header) - N_LISTED:,} more" if len(header) > N_LISTED else ""
             raise DemonstrationError(f"{name} has no column {column!r}: its first line names {found}.")
     for line, row in rows:
         if isinstance(row, list) and len(row) != len(header):

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 
+from longmem.confined import read_document
 from longmem.errors import DocumentError
-from longmem.readers import read_bytes, read_text
+from longmem.readers import read_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 SURROGATE = re.compile("[\ud800-\udfff]")
+JOINERS = "\u200c\u200d"
+MOST_NAME = 200
 
 
 def clean_text(text: str) -> str:
@@ -35,7 +38,7 @@ class Document:
     text: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", _clean_name(self.name))
+        object.__setattr__(self, "name", clean_name(self.name))
         object.__setattr__(self, "text", clean_text(self.text))
         if not self.text.strip():
             raise DocumentError(f"{self.name} holds no text: give one that does (scanned pages need OCR first).")
@@ -48,7 +51,7 @@ class Document:
     @classmethod
     def from_bytes(cls, name: str, data: bytes) -> Self:
         """The document in a file's bytes; the extension of `name` tells the format. Errors: DocumentError."""
-        return cls(name, read_text(_clean_name(name), data))
+        return cls(name, read_document(clean_name(name), data))
 
     @classmethod
     def from_text(cls, name: str, text: str) -> Self:
@@ -87,9 +90,15 @@ class EncodedDocument:
     spans: torch.Tensor
 
 
-def _clean_name(name: str) -> str:
-    """A name on one line, since it stands in messages, tables and tick labels."""
-    return " ".join(clean_text(name).split())
+def clean_name(name: str) -> str:
+    """A name on one line, of MOST_NAME characters at most, since it stands in messages, tables and tick labels.
+
+    What is not printed goes, with which a name could turn a line around or command a terminal; joiners stay, which
+    some scripts and emoji need. A name that is too long keeps its end, where the extension is.
+    """
+    shown = "".join(c if c.isprintable() or c in JOINERS else " " for c in clean_text(name))
+    words = " ".join(shown.split())
+    return words if len(words) <= MOST_NAME else f"{words[: MOST_NAME - 21]}…{words[-20:]}"
 
 
 def _close_gaps(offsets_T2: torch.Tensor, n_characters: int) -> torch.Tensor:

@@ -76,8 +76,16 @@ def _sentence(error: Exception) -> str | None:
         return " ".join(str(error).split())
     said = str(error).strip().lower()
     reason = f" ({str(error).strip().splitlines()[0]})" if said else ""
-    if isinstance(error, MemoryError) or any(words in said for words in OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         return f"The device is out of memory; use --device cpu or a smaller bank.{reason}"
     if any(words in said for words in DEVICE_ERRORS):
         return f"The device failed; use --device cpu.{reason}"
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that no memory is left, on whatever device."""
+    if isinstance(error, LongMemError):
+        return False
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in said for words in OUT_OF_MEMORY)

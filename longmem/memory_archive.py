@@ -5,10 +5,14 @@ the file only if asked for. Entries: `memory.json`, and with states `bank/memory
 `longmem.bank_files` writes them. Nothing is unpacked by its name in the file, and nothing is larger than it may be.
 """
 
+import io
 import json
+import lzma
 import os
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +20,27 @@ from typing import Any
 
 import torch
 
-from longmem.bank_files import SETTINGS, TENSORS
+from longmem.bank_files import SETTINGS, TENSORS, parse_json
 from longmem.errors import BankFileError
 from longmem.memory_bank import MemoryBank
 
 FORMAT = "longmem memory 1"
 DESCRIPTION = "memory.json"
 STATES = {f"bank/{name}": name for name in (SETTINGS, TENSORS)}
-MOST_TEXT = 256 * 2**20  # bytes of JSON that are believed
+MOST_TEXT = 64 * 2**20  # bytes of JSON that are believed
 MOST_STATES = 8 * 2**30
 PIECE = 2**20
+# RuntimeError: encrypted, or compressed in a way that is not known here; the others: what a damaged directory leads to
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, ValueError, struct.error)
+
+
+class _InPieces(io.BufferedReader):
+    """A file that is read in pieces only: a zip's directory is read at once, however long it says that it is."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > PIECE:
+            raise zipfile.BadZipFile(f"{size} bytes are asked for at once")
+        return super().read(size)
 
 
 @dataclass(frozen=True)
@@ -67,8 +82,11 @@ def write_archive(
         "extra": dict(extra or {}),
     }
     try:
+        text = json.dumps(description)  # ASCII
+        if len(text) > MOST_TEXT:
+            raise BankFileError(f"The memory's texts take {len(text):,} bytes; a file holds at most {MOST_TEXT:,}.")
         with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file, tempfile.TemporaryDirectory() as folder:
-            file.writestr(DESCRIPTION, json.dumps(description))
+            file.writestr(DESCRIPTION, text)
             if with_states:
                 bank.save(Path(folder) / "bank")
                 for entry, name in STATES.items():
@@ -86,15 +104,15 @@ def read_archive(path: str | Path, *, fingerprint: str, device: str | torch.devi
     """
     path = Path(path)
     try:
-        with zipfile.ZipFile(path) as file:
-            unknown = set(file.namelist()) - {DESCRIPTION, *STATES}
-            if unknown or len(file.namelist()) != len(set(file.namelist())):
-                raise _refused(path, "it holds other entries than a memory has")
+        with _InPieces(io.FileIO(path)) as pieces, zipfile.ZipFile(pieces) as file:
+            _check_entries(path, file)
             described = _parse(path, _limited(path, file, DESCRIPTION, MOST_TEXT))
             bank = None
             if set(STATES) <= set(file.namelist()) and described["fingerprint"] == fingerprint:
                 bank = _read_bank(path, file, fingerprint, device)
-    except (zipfile.BadZipFile, RuntimeError, EOFError) as error:  # RuntimeError: encrypted, or compressed otherwise
+    except BankFileError:
+        raise
+    except BROKEN_ZIP as error:
         raise _refused(path, "it is not a memory file, or it is damaged") from error
     except OSError as error:
         raise _refused(path, error.strerror or error) from error
@@ -105,21 +123,36 @@ def _refused(path: Path, reason: object) -> BankFileError:
     return BankFileError(f"The memory file {path.name} cannot be loaded: {reason}.")
 
 
+def _check_entries(path: Path, file: zipfile.ZipFile) -> None:
+    """What the file holds is what a memory has, once, and its states are as large as they are in the file."""
+    names = file.namelist()
+    if set(names) - {DESCRIPTION, *STATES} or len(names) != len(set(names)):
+        raise _refused(path, "it holds other entries than a memory has")
+    for entry in file.infolist():
+        if entry.filename in STATES and (entry.compress_type, entry.file_size) != (
+            zipfile.ZIP_STORED,
+            entry.compress_size,
+        ):
+            raise _refused(path, f"{entry.filename} is packed, and keys and values never are")
+
+
 def _limited(path: Path, file: zipfile.ZipFile, entry: str, most: int) -> bytes:
     """One entry, whatever size it claims to have."""
     if entry not in file.namelist():
         raise _refused(path, f"there is no {entry} in it")
+    data = bytearray()
     with file.open(entry) as stream:
-        data = stream.read(most + 1)
-    if len(data) > most:
-        raise _refused(path, f"its texts are larger than {most // 2**20} MiB")
-    return data
+        while piece := stream.read(PIECE):
+            data += piece
+            if len(data) > most:
+                raise _refused(path, f"its texts are larger than {most // 2**20} MiB")
+    return bytes(data)
 
 
 def _parse(path: Path, data: bytes) -> dict[str, Any]:
     """The fields of a MemoryArchive but its bank, checked one by one."""
     try:
-        found = json.loads(data)
+        found = parse_json(data)
         if found["format"] != FORMAT:
             raise ValueError(f"its format is {str(found['format'])[:40]!r}, not {FORMAT!r}")
         documents = tuple(SavedDocument(d["name"], d["text"], d["tokens"]) for d in found["documents"])

@@ -84,6 +84,11 @@ class MemoryBank:
         return self._next_chunk, self.n_chunks, self.n_tokens
 
     @property
+    def next_document(self) -> int:
+        """The id that the next document gets."""
+        return self._next_document
+
+    @property
     def nbytes(self) -> int:
         """Bytes held: keys, values and means as allocated, provenance, and the documents' texts."""
         return self._ring.nbytes + sum(sys.getsizeof(document.text) for document in self._documents.values())
@@ -289,6 +294,11 @@ class MemoryBank:
         del self._documents[document]
         order_C = self._ring.oldest_first()
         self._ring.keep(order_C[self._ring.rows_C6[order_C, DOCUMENT] != document])
+
+    def remove_from(self, document: int) -> None:
+        """Forget all documents that were begun as this one or after it, such as those of a reading that failed."""
+        for id in [id for id in self._documents if id >= document]:
+            self.remove(id)
 
     def remove_chunks(self, chunk_ids: Collection[int]) -> None:
         """Forget some chunks; ids that are no longer in the bank are passed over."""

@@ -2,7 +2,8 @@
 
 Every reader takes `(name, data)`, the file's name (for error messages) and its bytes, and returns text that nobody has
 cleaned yet. Files come from strangers: XML is parsed by defusedxml, zip archives are weighed before they are opened,
-every read is bounded, and whatever a parser raises on a broken file reaches the caller as a `DocumentError`.
+every read is bounded, and whatever a parser raises on a broken file reaches the caller as a `DocumentError`. What a
+parser takes in time and memory is bounded by `longmem.confined`, which runs these readers for `Document`.
 """
 
 import io
@@ -54,6 +55,7 @@ def read_bytes(path: str | Path) -> bytes:
     path = Path(path)
     if not path.is_file():
         raise DocumentError(f"{path.name} is not a file in {path.parent}: check the path.")
+    check_size(path.name, path.stat().st_size)  # before a byte of it is in memory
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -64,19 +66,51 @@ def read_bytes(path: str | Path) -> bytes:
 
 def read_text(name: str, data: bytes) -> str:
     """The text of a file; `name` tells its type by extension. Errors: DocumentError, one sentence naming the file."""
+    check_file(name, len(data))
+    try:
+        return check_text(name, READERS[PurePath(name).suffix.lower()](name, data))
+    except DocumentError:
+        raise
+    except Exception as error:  # parsers raise whatever their code meets in a broken file, and none lists it
+        raise broken(name) from error
+
+
+def check_file(name: str, n_bytes: int) -> None:
+    """Errors: DocumentError for a file of an unknown type, or too large."""
     extension = PurePath(name).suffix.lower()
     if extension not in READERS:
         allowed = ", ".join(EXTENSIONS)
         raise DocumentError(f"{name} has the extension {extension!r}, which is not read: allowed are {allowed}.")
-    if len(data) > MAX_FILE_BYTES:
+    check_size(name, n_bytes)
+
+
+def check_size(name: str, n_bytes: int) -> None:
+    """Errors: DocumentError for a file that is too large."""
+    if n_bytes > MAX_FILE_BYTES:
         raise DocumentError(f"{name} is larger than {MAX_FILE_BYTES // MEGABYTE} MB, the most that is read: split it.")
-    try:
-        return READERS[extension](name, data)
-    except DocumentError:
-        raise
-    except Exception as error:  # parsers raise whatever their code meets in a broken file, and none lists it
-        kind = extension.removeprefix(".").upper()
-        raise DocumentError(f"{name} is broken or is not a {kind} file: save it again and retry.") from error
+
+
+def check_text(name: str, text: str) -> str:
+    """The text itself. Errors: DocumentError where it is too long."""
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise _too_long(name)
+    return text
+
+
+def _too_long(name: str) -> DocumentError:
+    return DocumentError(f"{name} holds more than {MAX_TEXT_CHARACTERS:,} characters of text: split it.")
+
+
+def broken(name: str) -> DocumentError:
+    """The error for a file that its parser does not understand."""
+    kind = PurePath(name).suffix.lower().removeprefix(".").upper()
+    return DocumentError(f"{name} is broken or is not a {kind} file: save it again and retry.")
+
+
+def decode_text(name: str, data: bytes) -> str:
+    """`decode` for a file of any name. Errors: DocumentError where it is too large or no text."""
+    check_size(name, len(data))
+    return check_text(name, decode(name, data))
 
 
 def decode(name: str, data: bytes) -> str:
@@ -211,7 +245,7 @@ def _join(name: str, texts: Iterable[str]) -> str:
     for text in texts:
         n_characters += len(text)
         if n_characters > MAX_TEXT_CHARACTERS:
-            raise DocumentError(f"{name} holds more than {MAX_TEXT_CHARACTERS:,} characters of text: split it.")
+            raise _too_long(name)
         if text:
             parts.append(text)
     return "\n\n".join(parts)
@@ -236,7 +270,9 @@ def _read_entry(name: str, archive: zipfile.ZipFile, path: str) -> bytes:
     with archive.open(path) as entry:
         data = entry.read(MAX_ENTRY_BYTES + 1)
     if len(data) > MAX_ENTRY_BYTES:
-        raise DocumentError(f"{name} packs {path}, which is larger than {MAX_ENTRY_BYTES // MEGABYTE} MB: split it.")
+        raise DocumentError(
+            f"{name} packs {path[:100]}, which is larger than {MAX_ENTRY_BYTES // MEGABYTE} MB: split it."
+        )
     return data
 
 

@@ -22,8 +22,7 @@ CORPUS = [
 ]
 
 
-@pytest.fixture(scope="session")
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
+def make_tiny_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE of 384 tokens built as the bundled one: id 0 `<|endoftext|>` (bos, eos), id 1 `<|pad|>`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -48,6 +47,12 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """The one of `make_tiny_tokenizer`."""
+    return make_tiny_tokenizer()
+
+
 def tiny_smollm3(vocab_size: int = 384, window: int = 32) -> SmolLM3ForCausalLM:
     """A random SmolLM3 of 4 layers with grouped queries; layers 1 and 3 have no rotary embedding."""
     config = SmolLM3Config(
@@ -68,9 +73,8 @@ def tiny_smollm3(vocab_size: int = 384, window: int = 32) -> SmolLM3ForCausalLM:
     return SmolLM3ForCausalLM(config).eval()
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tiny_tokenizer) -> LongMemForCausalLM:
-    """A random LongMem of fp32 weights: window 32, memory layers 1 and 3; nothing may train it."""
+def make_tiny_model(tiny_tokenizer: PreTrainedTokenizerFast) -> LongMemForCausalLM:
+    """A random LongMem of fp32 weights: window 32, memory layers 1 and 3."""
     model = LongMemForCausalLM.from_backbone(
         tiny_smollm3(len(tiny_tokenizer)),
         memory_layers=[1, 3],
@@ -81,3 +85,9 @@ def tiny_model(tiny_tokenizer) -> LongMemForCausalLM:
     )
     model.tokenizer = tiny_tokenizer
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_tokenizer) -> LongMemForCausalLM:
+    """The one of `make_tiny_model`; nothing may train it."""
+    return make_tiny_model(tiny_tokenizer)

@@ -209,7 +209,9 @@ def test_the_server_is_launched_hardened():
     options = ui.launch_options()
     assert options["allowed_paths"] == []
     assert options["show_error"] is options["run_history"] is options["enable_monitoring"] is False
-    assert options["max_file_size"] == "64mb"
+    assert options["blocked_paths"] == [str(ROOT)]
+    assert options["max_file_size"] == 64 * 2**20
+    assert ui.launch_options(5)["max_file_size"] == 5
     assert "--lm-raised" in options["css"]
 
 

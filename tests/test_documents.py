@@ -36,6 +36,12 @@ ODD_TEXTS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def readers_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the readers are tested; the process in which they work otherwise is in `test_confined.py`."""
+    monkeypatch.setattr("longmem.documents.read_document", readers.read_text)
+
+
 def make_pdf(*pages: str) -> bytes:
     """A PDF with one line of text a page, written by hand."""
     kids = " ".join(f"{3 + 2 * i} 0 R" for i in range(len(pages)))

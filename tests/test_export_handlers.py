@@ -48,8 +48,8 @@ def test_states_are_in_a_bundle_only_if_asked_for(studio, downloads):
     assert "bank/memory.safetensors" in entries(offer(studio, downloads, "me", BUNDLE, with_states=True))
 
 
-def test_a_bundle_too_large_to_be_loaded_says_so(studio, downloads, monkeypatch):
-    monkeypatch.setattr("app.export_handlers.MAX_LOADED", 1000)
+def test_a_bundle_too_large_to_be_loaded_says_so(studio, downloads):
+    studio.max_file_bytes = 1000
     assert "larger than the 1 kB that can be loaded" in offer(studio, downloads, "me", BUNDLE).status
 
 
