@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longmem.bench.bank_speed import adding, searching
+from longmem.bench.bank_speed import SEARCHES, adding, searching
 from longmem.bench.timing import Goal, Timed, compared, in_turn
 from longmem.bench.workbench import Workbench
 from longmem.errors import LongMemError
@@ -52,8 +52,8 @@ def _measured(bench: Workbench, bank: MemoryBank, peer: Any, segment: tuple[Tens
     seconds = in_turn(
         bench.rounds,
         bench.device,
-        peer_search_one=Timed(lambda: peer.search(one_GQD, wanted)),
-        search_one=Timed(searching(bench, bank, one)),
+        peer_search_one=Timed(lambda: peer.search(one_GQD, wanted), times=SEARCHES),
+        search_one=Timed(searching(bench, bank, one), times=SEARCHES),
         peer_search_many=Timed(lambda: peer.search(many_GQD, wanted)),
         search_many=Timed(searching(bench, bank, many)),
         peer_add=Timed(lambda: peer.add(pairs)),
@@ -92,6 +92,6 @@ def _peer() -> type:
     except ImportError as error:
         raise MissingPeerError(
             f"peers compares with memorizing-transformers-pytorch, which cannot be imported ({error}); "
-            "install it with: pip install memorizing-transformers-pytorch"
+            "install it with: pip install memorizing-transformers-pytorch einops-exts"
         ) from error
     return KNNMemory
