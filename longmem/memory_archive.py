@@ -5,6 +5,7 @@ the file only if asked for. Entries: `memory.json`, and with states `bank/memory
 `longmem.bank_files` writes them. Nothing is unpacked by its name in the file, and nothing is larger than it may be.
 """
 
+import errno
 import io
 import json
 import lzma
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 
 from longmem.bank_files import SETTINGS, TENSORS, parse_json
-from longmem.errors import BankFileError
+from longmem.errors import BankFileError, LongMemError
 from longmem.memory_bank import MemoryBank
 
 FORMAT = "longmem memory 1"
@@ -115,7 +116,9 @@ def read_archive(path: str | Path, *, fingerprint: str, device: str | torch.devi
     except BROKEN_ZIP as error:
         raise _refused(path, "it is not a memory file, or it is damaged") from error
     except OSError as error:
-        raise _refused(path, error.strerror or error) from error
+        damaged = error.errno == errno.EINVAL  # its directory points before its beginning
+        reason = "it is not a memory file, or it is damaged" if damaged else error.strerror or error
+        raise _refused(path, reason) from error
     return MemoryArchive(**described, bank=bank)
 
 
@@ -155,6 +158,8 @@ def _parse(path: Path, data: bytes) -> dict[str, Any]:
         found = parse_json(data)
         if found["format"] != FORMAT:
             raise ValueError(f"its format is {str(found['format'])[:40]!r}, not {FORMAT!r}")
+        if not isinstance(found["documents"], list):
+            raise ValueError("its documents are no list")
         documents = tuple(SavedDocument(d["name"], d["text"], d["tokens"]) for d in found["documents"])
         fields = {name: found[name] for name in ("fingerprint", "chunk_size", "capacity", "extra")}
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -182,5 +187,5 @@ def _read_bank(path: Path, file: zipfile.ZipFile, fingerprint: str, device: str 
                     target.write(piece)
         try:
             return MemoryBank.load(folder, fingerprint=fingerprint, device=device)
-        except BankFileError as error:
+        except LongMemError as error:  # also where it is of another model, or for a search that cannot run here
             raise _refused(path, str(error).replace(folder, "it").rstrip(".")) from error

@@ -1,5 +1,6 @@
 """Forged memory files: what a good one becomes, each as (title, how to forge it from the good file's path)."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -26,13 +27,14 @@ class Runs:
         return os.mkdir, (str(self.path),)
 
 
-def rewrite(path: Path, change: Callable[[dict[str, bytes]], None], packing: int = zipfile.ZIP_STORED) -> None:
+def rewrite(path: Path, change: Callable[[dict[str, bytes]], None], states: int = zipfile.ZIP_STORED) -> None:
+    """Change the entries; `states` says how the file then packs keys and values."""
     with zipfile.ZipFile(path) as file:
         entries = {name: file.read(name) for name in file.namelist()}
     change(entries)
-    with zipfile.ZipFile(path, "w", packing) as file:
+    with zipfile.ZipFile(path, "w") as file:
         for name, data in entries.items():
-            file.writestr(name, data)
+            file.writestr(name, data, states if name in (SETTINGS, TENSORS) else zipfile.ZIP_DEFLATED)
 
 
 def in_json(entry: str, change: Callable[[dict], object]) -> Callable[[Path], None]:
@@ -52,8 +54,6 @@ def in_tensors(change: Callable[[dict[str, torch.Tensor]], None], *, signed: boo
 
     def forge(path: Path) -> None:
         def change_entry(entries: dict[str, bytes]) -> None:
-            import hashlib
-
             tensors = load(entries[TENSORS])
             change(tensors)
             data = entries[TENSORS] = save(tensors)
@@ -67,12 +67,23 @@ def in_tensors(change: Callable[[dict[str, torch.Tensor]], None], *, signed: boo
     return forge
 
 
+def in_header(data: bytes) -> Callable[[Path], None]:
+    """These bytes as tensors, and a description that agrees with them."""
+
+    def change_entry(entries: dict[str, bytes]) -> None:
+        found = json.loads(entries[SETTINGS])
+        found["tensors"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        entries |= {TENSORS: data, SETTINGS: json.dumps(found).encode()}
+
+    return lambda path: rewrite(path, change_entry)
+
+
 def whole(make: Callable[[bytes], bytes]) -> Callable[[Path], None]:
     return lambda path: path.write_bytes(make(path.read_bytes())) and None
 
 
-def with_entry(name: str, data: bytes, packing: int = zipfile.ZIP_DEFLATED) -> Callable[[Path], None]:
-    return lambda path: rewrite(path, lambda entries: entries.update({name: data}), packing)
+def with_entry(name: str, data: bytes, states: int = zipfile.ZIP_STORED) -> Callable[[Path], None]:
+    return lambda path: rewrite(path, lambda entries: entries.update({name: data}), states)
 
 
 def settings(**values: object) -> Callable[[Path], None]:
@@ -108,7 +119,7 @@ def forgeries(marker: Path) -> list[Forgery]:
         "only its directory": whole(lambda data: data[-300:]),
         "a pickle": whole(lambda data: pickle.dumps(Runs(marker))),
         "a pickle as its description": with_entry(DESCRIPTION, pickle.dumps(Runs(marker))),
-        "a pickle as its tensors": with_entry(TENSORS, pickle.dumps(Runs(marker)), zipfile.ZIP_STORED),
+        "a pickle as its tensors": with_entry(TENSORS, pickle.dumps(Runs(marker))),
         "a pickle beside them": with_entry("bank/data.pkl", pickle.dumps(Runs(marker))),
         "an entry that climbs": with_entry("../../evil.py", b"x"),
         "an entry from the root": with_entry("/tmp/evil.py", b"x"),
@@ -120,8 +131,8 @@ def forgeries(marker: Path) -> list[Forgery]:
         "a number of 100,000 digits": with_entry(DESCRIPTION, b"9" * 100_000),
         "no description": lambda path: rewrite(path, lambda entries: entries.pop(DESCRIPTION) and None),
         "states packed": lambda path: rewrite(path, lambda entries: None, zipfile.ZIP_DEFLATED),
-        "states that unpack to 200 MB": with_entry(TENSORS, b"\0" * (200 * 2**20)),
-        "a header of a terabyte": with_entry(TENSORS, header, zipfile.ZIP_STORED),
+        "states that unpack to 100 MB": with_entry(TENSORS, b"\0" * (100 * 2**20), zipfile.ZIP_DEFLATED),
+        "a header of a terabyte": in_header(header),
         "another format": described(format="longmem memory 99"),
         "a name that is a number": described(documents=[text | {"name": 7}]),
         "a text that is a list": described(documents=[text | {"text": ["b"]}]),

@@ -25,7 +25,7 @@ from app.session import SessionStore
 from tests.conftest import make_tiny_model, make_tiny_tokenizer
 
 WORDS = "The lighthouse keeper wrote the name of every ship in a long ledger, and visitor {} read it. "
-BUDGET = 24 * 2**20
+BUDGET = 12 * 2**20
 SETTINGS = {"max_new_tokens": 24, "temperature": 0.8, "seed": 1}
 
 
@@ -37,6 +37,7 @@ class Visit:
         self.ranks: list[int] = []
         self.problems: list[str] = []
         self.seconds = 0.0
+        self.freed = False
 
     def run(self) -> None:
         began = time.monotonic()
@@ -47,7 +48,8 @@ class Visit:
         self.seconds = time.monotonic() - began
 
     def _visit(self) -> None:
-        client = Client(self.url, verbose=False)
+        time.sleep(0.2 * self.number)
+        client = Client(self.url, verbose=False, httpx_kwargs={"timeout": 300})
         mine = WORDS.format(self.number) * 40
         summary = client.predict(texts=[mine], api_name="/load_documents")
         for _ in range(2):
@@ -58,7 +60,8 @@ class Visit:
             if wrong:
                 self.problems.append(f"text of another was retrieved: {min(wrong)!r}")
         again = client.predict(api_name="/memory_summary")
-        if again["tokens"] not in (summary["tokens"], 0):  # 0: freed for others, which its next page says
+        self.freed = again["tokens"] == 0  # for others: the budget is smaller than what all of them read
+        if again["tokens"] not in (summary["tokens"], 0):
             self.problems.append(f"memory held {again['tokens']} tokens, not {summary['tokens']}")
         client.close()
 
@@ -126,6 +129,7 @@ def crowd(url: str, store: SessionStore, visitors: int) -> dict:
         "most_waiting_before_one": max((rank for visit in visits for rank in visit.ranks), default=0),
         "visitors_told_their_place": sum(bool(visit.ranks) for visit in visits),
         "slowest_visit_seconds": round(max(visit.seconds for visit in visits), 1),
+        "freed_for_others": sum(visit.freed for visit in visits),
         "byte_budget": BUDGET,
         "most_bytes": most_bytes,
         "most_sessions": most_sessions,
