@@ -131,7 +131,7 @@ def _confine(limits: Limits) -> None:
         ):  # some systems know some of them only, or take no address space
             _, hard = resource.getrlimit(getattr(resource, name))
             most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-            # The end of time comes with a signal that says so, where the hard limit, which kills, is above the soft one.
+            # A soft limit of time ends with a signal that says so; the hard one kills.
             last = most + 1 if name == "RLIMIT_CPU" and hard in (resource.RLIM_INFINITY, most + 1) else most
             resource.setrlimit(getattr(resource, name), (most, last))
 

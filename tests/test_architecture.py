@@ -130,6 +130,7 @@ def test_the_top_level_holds_what_it_should():
         "__pycache__",
         ".coverage",
         ".gradio",
+        ".hypothesis",
         "htmlcov",
     }
     assert {path.name for path in ROOT.iterdir()} - ignored == set(allowed)
