@@ -358,6 +358,7 @@ def main() -> None:
     chosen = parser.parse_args()
     found = summary(run_all())
     if chosen.json:
+        found = {"command": "python -m tests.hostile", **found}
         chosen.json.write_text(json.dumps(found, indent=1, ensure_ascii=True) + "\n", encoding="utf-8")
     print(json.dumps({key: value for key, value in found.items() if key != "outcomes"}, indent=1))
     for outcome in found["outcomes"]:
