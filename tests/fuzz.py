@@ -138,11 +138,12 @@ def main() -> None:
     if chosen.folder:
         fuzz(chosen.reader, chosen.seconds, chosen.folder)
         return
-    readers = {reader: run(reader, chosen.seconds) for reader in READERS if chosen.reader in (None, reader)}
-    record = {"python": platform.python_version(), "readers": readers}
-    if chosen.json:
-        chosen.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(record, indent=1))
+    record = {"python": platform.python_version(), "readers": {}}
+    for reader in READERS if chosen.reader is None else (chosen.reader,):
+        record["readers"][reader] = run(reader, chosen.seconds)
+        print(reader, json.dumps(record["readers"][reader]), flush=True)
+        if chosen.json:
+            chosen.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
