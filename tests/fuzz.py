@@ -57,11 +57,12 @@ def _memory() -> bytes:
 
 def target(reader: str, folder: Path) -> Callable[[bytes], None]:
     """Feeds one input to a reader."""
-    from longmem import readers
+    from longmem import demonstrations, readers
     from longmem.demonstrations import read_demonstrations
     from longmem.memory_archive import read_archive
 
     path = folder / "a.longmem"
+    demonstrations.decode = readers.decode_text  # not in a process of its own either
 
     def feed(data: bytes) -> None:
         try:
@@ -85,6 +86,8 @@ def fuzz(reader: str, seconds: int, folder: Path) -> None:
 
     modules = ["longmem.readers", "longmem.demonstrations", "longmem.memory_archive", "longmem.bank_files"]
     with atheris.instrument_imports(include=[*modules, "pypdf", "zipfile", "html.parser"]):
+        import pypdf  # noqa: F401  (the readers import it when they need it)
+
         feed = target(reader, folder)
     corpus = folder / "corpus"
     corpus.mkdir()
@@ -138,11 +141,12 @@ def main() -> None:
     if chosen.folder:
         fuzz(chosen.reader, chosen.seconds, chosen.folder)
         return
-    readers = {reader: run(reader, chosen.seconds) for reader in READERS if chosen.reader in (None, reader)}
-    record = {"python": platform.python_version(), "readers": readers}
-    if chosen.json:
-        chosen.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(record, indent=1))
+    record = {"python": platform.python_version(), "readers": {}}
+    for reader in READERS if chosen.reader is None else (chosen.reader,):
+        record["readers"][reader] = run(reader, chosen.seconds)
+        print(reader, json.dumps(record["readers"][reader]), flush=True)
+        if chosen.json:
+            chosen.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -129,6 +129,7 @@ def test_the_top_level_holds_what_it_should():
         ".ruff_cache",
         "__pycache__",
         ".coverage",
+        ".hypothesis",
         ".gradio",
         ".hypothesis",
         "htmlcov",
