@@ -141,7 +141,11 @@ def main() -> None:
     if chosen.folder:
         fuzz(chosen.reader, chosen.seconds, chosen.folder)
         return
-    record = {"python": platform.python_version(), "readers": {}}
+    record = {
+        "command": f"python -m tests.fuzz --seconds {chosen.seconds}",
+        "python": platform.python_version(),
+        "readers": {},
+    }
     for reader in READERS if chosen.reader is None else (chosen.reader,):
         record["readers"][reader] = run(reader, chosen.seconds)
         print(reader, json.dumps(record["readers"][reader]), flush=True)

@@ -159,6 +159,7 @@ def main() -> None:
         crowd(url, store, 2)  # what the first visitors load stays loaded
         found = crowd(url, store, chosen.visitors)
     if chosen.json:
+        found = {"command": f"python -m tests.load --visitors {chosen.visitors}", **found}
         chosen.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
 

@@ -131,7 +131,6 @@ def test_the_top_level_holds_what_it_should():
         ".coverage",
         ".hypothesis",
         ".gradio",
-        ".hypothesis",
         "htmlcov",
     }
     assert {path.name for path in ROOT.iterdir()} - ignored == set(allowed)
