@@ -122,7 +122,7 @@ def _wire_runs(studio: Studio, tab: ScoreTab, notice: gr.HTML, inspector: gr.HTM
 
     def run_onward(what, document, share, length, request: gr.Request):
         for view in studio.score_onward(request.session_hash, _place_of(what, document, share), length):
-            curve, table = gr.skip(), gr.skip()
+            curve, table = (gr.skip(), gr.skip()) if view.busy else (gr.update(visible=False), "")  # where it failed
             if view.along is not None:
                 figure = perplexity_along(view.along)
                 curve, table = gr.update(value=figure, visible=True), figure_tables.table_html(figure)

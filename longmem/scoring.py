@@ -122,17 +122,11 @@ def score_tokens(
     silence: Collection[tuple[int, int | None]] = (),
 ) -> RetrievalTrace:
     """As `score`, of the tokens from `first` on, which is at least 1."""
-    ids = list(ids)
-    ids_BT = torch.tensor([ids[:-1]], device=model.device)
-    wanted = ids[first:]
-    recorder = TraceRecorder()
-    options = {"use_cache": True, "logits_to_keep": len(wanted)}
-    switches = {"before": before, "exclude": exclude, "silence": silence}
-    with_bank = model(ids_BT, memory=memory, recorder=recorder, **switches, **options).logits[0]
-    logprobs = logprobs_empty = token_logprobs(with_bank, wanted)
+    recorder, options = TraceRecorder(), {"before": before, "exclude": exclude, "silence": silence}
+    logprobs = logprobs_empty = logprobs_with(model, ids, first, memory=memory, recorder=recorder, **options)
     if memory is not None and not memory.is_empty:
-        logprobs_empty = token_logprobs(model(ids_BT, **options).logits[0], wanted)
-    return _trace(model, recorder, memory, ids, first, logprobs, logprobs_empty)
+        logprobs_empty = logprobs_with(model, ids, first, memory=None)
+    return _trace(model, recorder, memory, list(ids), first, logprobs, logprobs_empty)
 
 
 @torch.no_grad()
@@ -145,11 +139,12 @@ def logprobs_with(
     before: tuple[int, int] | None = None,
     exclude: Collection[int] = (),
     silence: Collection[tuple[int, int | None]] = (),
+    recorder: TraceRecorder | None = None,
 ) -> list[float]:
-    """The log-probabilities alone of the tokens from `first` on, which is at least 1, with the bank."""
+    """The log-probabilities alone of the tokens from `first` on, which is at least 1, in one pass with the bank."""
     ids_BT = torch.tensor([list(ids[:-1])], device=model.device)
     wanted = list(ids[first:])
-    switches = {"before": before, "exclude": exclude, "silence": silence}
+    switches = {"before": before, "exclude": exclude, "silence": silence, "recorder": recorder}
     output = model(ids_BT, memory=memory, use_cache=True, logits_to_keep=len(wanted), **switches)
     return token_logprobs(output.logits[0], wanted)
 

@@ -11,7 +11,7 @@ from longmem.cache import MemoryCache
 from longmem.documents import Document
 from longmem.errors import LongMemError
 from longmem.generation import Generation, RunningText, stream
-from longmem.scoring import continuation_point, score
+from longmem.scoring import continuation_point, score, score_pages
 from longmem.trace import COLUMNS, GATE_COLUMNS, TOKEN_COLUMNS
 
 STORY = "The keeper “wrote” the name 🙂 of every ship: Élodie, naïve. In the morning the ship returned to the sea. " * 6
@@ -214,6 +214,28 @@ def test_scoring_a_text_gives_the_trace_of_having_generated_it(tiny_model, bank,
     found, expected = trace.to_frame(), generation.trace.to_frame()
     assert found[columns].equals(expected[columns])
     assert (found.weight - expected.weight).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_a_document_is_scored_page_by_page_and_no_page_finds_itself_or_what_follows(tiny_model, bank):
+    encoded = tiny_model.tokenizer(STORY, return_offsets_mapping=True, add_special_tokens=False)
+    ids, spans, half = encoded["input_ids"], encoded["offset_mapping"], tiny_model.config.window // 2
+    pages = list(score_pages(tiny_model, bank, 0, 200, page_tokens=20))
+    start = next(i for i, (begin, _) in enumerate(spans) if begin >= 200)
+    assert [token for page in pages for token in page.trace.token_ids] == ids[start:]
+    assert (pages[0].start, pages[-1].stop) == (spans[start][0], len(STORY))
+    for page in pages:
+        first, stop = max(0, start - half), min(start + 20, len(ids))
+        assert page.before == (0, first)
+        for memory, found in ((bank, page.trace.logprobs), (None, page.trace.logprobs_empty)):
+            where = {"memory": memory, "before": (0, first)} if memory is not None else {}
+            logits = tiny_model(torch.tensor([ids[first : stop - 1]]), use_cache=True, **where).logits[0]
+            expected = logits.log_softmax(-1).gather(1, torch.tensor(ids[first + 1 : stop])[:, None])[:, 0]
+            assert found == pytest.approx(expected[start - first - 1 :].tolist(), abs=1e-4)
+        frame = page.trace.to_frame()
+        assert frame[frame.chunk >= 0].end.max() <= spans[first - 1][1]
+        start = stop
+    assert any(abs(effect) > 1e-3 for page in pages for effect in page.trace.effects)
 
 
 def test_a_trace_looked_at_while_the_model_runs_on_is_the_final_one_so_far(tiny_model):

@@ -526,14 +526,6 @@ def test_a_document_is_scored_page_after_page_to_its_end(opened, tiny_model):
     assert "Choose a document" in last(opened.score_onward("me", None, 30)).notice
 
 
-def test_pages_are_scored_as_one_page_is(opened):
-    place = Place(0, 0.4)
-    first = next(view for view in opened.score_onward("me", place, 24) if len(view.along) == 1).along
-    opened.score("me", NEXT_PAGE, "", place, 24)
-    run = opened.store.get("me").run
-    assert first.logprob[0] == pytest.approx(run.tokens.logprob.sum(), rel=0.05)
-
-
 def test_scoring_on_can_be_stopped_after_a_page_and_keeps_what_it_has(opened):
     opened.prepare_run("me")
     views = []
