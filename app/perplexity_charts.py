@@ -50,7 +50,9 @@ def perplexity_along(pages: pd.DataFrame) -> Figure:
                 hovertemplate=f"the page that ends at %{{x:.1f}} %<br>perplexity, {name}, %{{y:.1f}}<extra></extra>",
             )
         )
-    set_title(figure, "Perplexity along the document", f"{COLOURS} · lines: all pages so far · points: one page")
+    set_title(
+        figure, "Perplexity along the document", "amber: with memory · grey: empty · line: so far · point: a page"
+    )
     figure.update_xaxes(title_text="place in the document (%)")
     figure.update_yaxes(title_text="perplexity", rangemode="tozero")
     return figure
