@@ -29,17 +29,18 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest ch
 def train_backbone(
     config: Config = "cpu",
     start_from: StartFrom = None,
+    family: Annotated[str | None, typer.Option(help="Of a fresh model, such as qwen3; default: smollm3.")] = None,
     data: Data = None,
     output: Output = None,
     max_minutes: MaxMinutes = None,
     total_minutes: TotalMinutes = None,
     resume: Resume = False,
 ) -> None:
-    """Train a small SmolLM3 whose memory layers have no position encoding."""
+    """Train a small backbone from nothing: SmolLM3 without positions in its memory layers, or another family."""
     from longmem.training.pretrain import BackboneTraining, pretrain
     from longmem.training.settings import load_settings
 
-    given = {"start_from": start_from, "packs": data or None, "output": output}
+    given = {"start_from": start_from, "family": family, "packs": data or None, "output": output}
     given |= {"max_minutes": max_minutes, "total_minutes": total_minutes, "resume": resume or None}
     print(pretrain(load_settings(BackboneTraining, config, "backbone", **given)))
 

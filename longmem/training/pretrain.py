@@ -1,4 +1,4 @@
-"""Train the bundled backbone: a small SmolLM3 whose memory layers have no position encoding (NoPE).
+"""Train a small backbone from nothing: SmolLM3 without positions in its memory layers (NoPE), or another known family.
 
 Usage: `python -m longmem train backbone --config cpu ...`, or `python -m longmem.training.pretrain CONFIG`.
 """
@@ -10,10 +10,10 @@ import torch
 from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
-from transformers import PreTrainedTokenizerFast, SmolLM3Config, SmolLM3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from longmem.backbone import load_backbone
-from longmem.errors import TrainingDataError
+from longmem.backbone import FAMILIES, load_backbone
+from longmem.errors import TrainingDataError, UnknownFamilyError
 from longmem.induction import prefix_matching
 from longmem.training.data import be_one_worker, read_packs, tokenize_packs, train_tokenizer
 from longmem.training.rows import IGNORED, BackboneRows, RowMixture
@@ -33,10 +33,12 @@ class BackboneTraining:
     max_characters: int | None = None
     tokenizer: str | None = None
     vocab_size: int = 8192
+    family: str = "smollm3"
     layers: int = 8
     hidden: int = 256
     intermediate: int = 688
     heads: int = 4
+    kv_heads: int | None = None
     nope_layers: list[int] = field(default_factory=lambda: [4, 5, 7])
     window: int = 512
     batch_rows: int = 8
@@ -64,33 +66,53 @@ class BackboneTraining:
     resume: bool = False
 
 
-def build_backbone(settings: BackboneTraining, tokenizer: PreTrainedTokenizerFast) -> SmolLM3ForCausalLM:
-    """A fresh SmolLM3, or the one at `start_from` to be trained further.
+def build_backbone(settings: BackboneTraining, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """A fresh model of a family, or the one at `start_from` to be trained further.
 
-    `no_rope_layers` of its configuration is 1 for rotary layers and 0 for NoPE layers.
+    `kv_heads` is for families that share keys and values among query heads; `nope_layers` is for SmolLM3, whose
+    `no_rope_layers` is 1 for rotary layers and 0 for NoPE layers. Everything else is the family's default.
+
+    Raises:
+        UnknownFamilyError: longmem does not know the family.
     """
     if settings.start_from:
         model = load_backbone(settings.start_from).float().requires_grad_(True)
         model.config.use_cache = False
         return model
-    config = SmolLM3Config(
+    if settings.family not in FAMILIES:
+        raise UnknownFamilyError(f"family is {settings.family!r}; longmem reads {', '.join(sorted(FAMILIES))}.")
+    config = AutoConfig.for_model(
+        settings.family,
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden,
-        intermediate_size=settings.intermediate,
         num_hidden_layers=settings.layers,
         num_attention_heads=settings.heads,
-        num_key_value_heads=settings.heads,
-        no_rope_layers=[0 if i in settings.nope_layers else 1 for i in range(settings.layers)],
-        max_position_embeddings=settings.window,
-        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
         tie_word_embeddings=True,
         use_cache=False,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        **_settings_of_family(settings),
     )
     torch.manual_seed(settings.seed)
-    return SmolLM3ForCausalLM(config)
+    return AutoModelForCausalLM.from_config(config)
+
+
+def _settings_of_family(settings: BackboneTraining) -> dict[str, object]:
+    """What only some configurations have, under the names that they have for it."""
+    known = AutoConfig.for_model(settings.family)
+    given = {
+        "intermediate_size": settings.intermediate,
+        "num_key_value_heads": settings.kv_heads or settings.heads,
+        "max_position_embeddings": settings.window,
+        "head_dim": settings.hidden // settings.heads,
+    }
+    if settings.family == "gpt2":
+        given["n_inner"] = settings.intermediate
+    if settings.family == "smollm3":
+        given["rope_parameters"] = {"rope_type": "default", "rope_theta": 10_000.0}
+        given["no_rope_layers"] = [0 if i in settings.nope_layers else 1 for i in range(settings.layers)]
+    return {name: value for name, value in given.items() if hasattr(known, name)}
 
 
 class NextTokenLoss(nn.Module):
@@ -229,4 +251,4 @@ def _train(settings, run, accelerator, prepared, model, optimizers, loader) -> N
 
 
 if __name__ == "__main__":
-    run_as_module(__doc__, BackboneTraining, "backbone", pretrain, "start_from")
+    run_as_module(__doc__, BackboneTraining, "backbone", pretrain, "start_from", "family")
