@@ -44,6 +44,11 @@ class InspectorHandlers(StudioBase):
         session.head = head
         return True
 
+    def chosen_now(self, key: str) -> tuple:
+        """Token, layer and head that the inspector is at."""
+        session = self.store.get(key)
+        return (*session.chosen, session.head)
+
     def chart(self, key: str, name: str, *, whole_run: bool = False) -> Figure:
         """One of CHARTS for the last run, following the chosen token, layer and head.
 

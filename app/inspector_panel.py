@@ -98,6 +98,7 @@ def wire_inspector_panel(
     model_turn = {"concurrency_id": "model", "concurrency_limit": 1, **private, "queue": True}
     source = wire_source_panel(studio, panel.source)
     drawn = [*panel.plots.values(), *panel.tables.values()]
+    drawn_for = gr.State()  # what was chosen when all charts were drawn
 
     def draw(name: str, scope: str, request: gr.Request) -> tuple[Figure, str]:
         figure = studio.chart(request.session_hash, name, whole_run=scope == WHOLE_RUN)
@@ -109,7 +110,13 @@ def wire_inspector_panel(
         return [figure for figure, _ in both] + [table for _, table in both]
 
     def draw_all(scope: str, request: gr.Request) -> list:
-        return draw_some(CHARTS, scope, request)
+        now = studio.chosen_now(request.session_hash)
+        return [*draw_some(CHARTS, scope, request), now]
+
+    def catch_up(scope: str, drawn_for: tuple | None, request: gr.Request) -> list:
+        """Charts of a run that reach the page after another token was chosen must not stay."""
+        is_same = studio.chosen_now(request.session_hash) == drawn_for
+        return draw_some(() if is_same else FOLLOWING, scope, request)
 
     def choose(scope: str, event: gr.EventData, request: gr.Request) -> list:
         """First what is in sight: the chart that follows, or else the source."""
@@ -147,11 +154,13 @@ def wire_inspector_panel(
     chosen = panel.details.select(choose, panel.scope, [*plots, panel.bar, panel.source.view, shown], **latest)
     followed = chosen.then(follow, [shown, panel.scope], [*tables, panel.source.view], **private)
     followed.then(measure, None, panel.measured, **measuring)
-    panel.scope.change(draw_all, panel.scope, drawn, **latest)
+    afterwards = {"fn": catch_up, "inputs": [panel.scope, drawn_for], "outputs": drawn, **private}
+    panel.scope.change(draw_all, panel.scope, [*drawn, drawn_for], **latest).then(**afterwards)
     for run_ended in run_ends:
-        run_ended.then(draw_all, panel.scope, drawn, **private).then(measure, None, panel.measured, **measuring)
+        all_drawn = run_ended.then(draw_all, panel.scope, [*drawn, drawn_for], **private)
+        all_drawn.then(**afterwards).then(measure, None, panel.measured, **measuring)
         run_ended.then(draw_source, None, panel.source.view, **private)
-    demo.load(draw_all, panel.scope, drawn, **private)
+    demo.load(draw_all, panel.scope, [*drawn, drawn_for], **private)
     for name in FOLLOWING:  # those that were out of sight when a token was chosen
 
         def draw_again(scope: str, request: gr.Request, name: str = name) -> tuple:

@@ -1,6 +1,8 @@
 """What several test modules share: a tokenizer and a model small enough to be made inside the test run."""
 
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -91,3 +93,11 @@ def make_tiny_model(tiny_tokenizer: PreTrainedTokenizerFast) -> LongMemForCausal
 def tiny_model(tiny_tokenizer) -> LongMemForCausalLM:
     """The one of `make_tiny_model`; nothing may train it."""
     return make_tiny_model(tiny_tokenizer)
+
+
+@pytest.fixture(autouse=True)
+def _precision_of_its_own() -> Iterator[None]:
+    """accelerate keeps the precision of the first training of a process for all that follow: not beyond a test."""
+    yield
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -135,15 +134,6 @@ def settings_of(folder: Path, backbone: Path, output: Path, share: int) -> tuple
     return common | small | outputs[0], common | side | outputs[1]
 
 
-@pytest.fixture
-def precision_of_its_own():
-    """accelerate keeps the first precision of a process for all that follow."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.mark.usefixtures("precision_of_its_own")
 def test_two_processes_train_as_one_does_on_all_their_rows(folder, tiny_tokenizer, tmp_path):
     backbone = saved("llama", folder, tiny_tokenizer)
     alone = settings_of(folder, backbone, tmp_path / "one", 1)

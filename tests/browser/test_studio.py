@@ -1,5 +1,6 @@
 """The studio in chromium: from the opened page to the chunks behind a token, by mouse and by keyboard."""
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app import ui
+from app.inspector_handlers import CHARTS, InspectorHandlers
 from tests.browser.conftest import serve
 
 STORY = "The lighthouse keeper wrote the name of every ship in a long ledger. " * 30
@@ -70,6 +72,25 @@ def click_heaviest_cell(page) -> None:
     page.mouse.move(x, y)
     page.wait_for_selector("#lm-layers .hoverlayer .hovertext")
     page.mouse.click(x, y)
+
+
+def test_charts_that_arrive_after_another_token_was_chosen_do_not_stay(page, monkeypatch):
+    """All charts of a run are drawn at its end: here so slowly that a token is chosen meanwhile."""
+    drawn, chart = threading.Event(), InspectorHandlers.chart
+
+    def slow_chart(studio, key, name, **options):
+        figure = chart(studio, key, name, **options)
+        if name == CHARTS[-1] and not drawn.is_set():
+            drawn.wait(20)
+        return figure
+
+    monkeypatch.setattr(InspectorHandlers, "chart", slow_chart)
+    generate(page)
+    page.click(f'{WITH} [data-step="5"]')
+    page.wait_for_selector("#lm-layers .gtitle:has-text('token 5')")
+    drawn.set()
+    page.wait_for_timeout(2500)  # the late charts come, and what catches up with the chosen token after them
+    assert "token 5" in page.locator("#lm-layers .gtitle").first.text_content()
 
 
 def test_from_the_opened_page_to_the_chunks_of_a_token(page):
