@@ -318,14 +318,16 @@ def _coarse(queries_HQD, keys_HND, n: int, chunk_size: int, allowed_HC) -> tuple
 def _rounded_scores(queries_HQD, keys_HND, chunk_size: int) -> torch.Tensor:
     """Scores [H, Q, C] from products in bfloat16, added in fp32.
 
-    All tokens of a chunk are one row, multiplied by one column for each of them: matrices with few columns are slow.
+    All tokens of a chunk are one row, multiplied by one column for each of them: matrices with few columns are slow. The
+    products of a chunk lie together, and a pool takes their maximum in half the time of a reduction.
     """
     H, Q, D = queries_HQD.shape
-    columns_HSDSQ = keys_HND.new_zeros(H, chunk_size, D, chunk_size, Q)
-    columns_HSDSQ.diagonal(dim1=1, dim2=3).copy_(queries_HQD.mT.unsqueeze(-1))
+    columns_HSDQS = keys_HND.new_zeros(H, chunk_size, D, Q, chunk_size)
+    columns_HSDQS.diagonal(dim1=1, dim2=4).copy_(queries_HQD.mT.unsqueeze(-1))
     rows_HCE = keys_HND.unflatten(1, (-1, chunk_size)).flatten(2)
-    products_HCE = torch.bmm(rows_HCE, columns_HSDSQ.view(H, chunk_size * D, chunk_size * Q))
-    return products_HCE.unflatten(2, (chunk_size, Q)).amax(2).transpose(1, 2).contiguous()
+    products_HCE = torch.bmm(rows_HCE, columns_HSDQS.view(H, chunk_size * D, Q * chunk_size))
+    best_H1E = torch.nn.functional.max_pool1d(products_HCE.float().flatten(1).unsqueeze(1), chunk_size)
+    return best_H1E.view(H, -1, Q).transpose(1, 2).contiguous()
 
 
 def _candidate_scores(queries_HQD, keys_HND, chunk_size: int, slots_HQm) -> torch.Tensor:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from longmem.errors import TrainingDataError
+from longmem.backbone import FAMILIES, Backbone
+from longmem.errors import TrainingDataError, UnknownFamilyError
 from longmem.induction import prefix_matching
 from longmem.model import LongMemForCausalLM
 from longmem.row_memory import RowMemory
@@ -21,7 +22,7 @@ from longmem.training.adapt import LaneStep, SideNetTraining, adapt
 from longmem.training.data import read_packs, tokenize_packs, train_tokenizer
 from longmem.training.facts import HELD_OUT_TEMPLATES, TRAINING_TEMPLATES, make_fact, make_name
 from longmem.training.lanes import LaneDocuments, LaneMixture, Lanes
-from longmem.training.pretrain import BackboneTraining, pretrain
+from longmem.training.pretrain import BackboneTraining, build_backbone, pretrain
 from longmem.training.rows import IGNORED, BackboneRows, RowMixture
 from longmem.training.run import Run
 from longmem.training.settings import config_names, load_settings
@@ -269,6 +270,24 @@ def test_streams_show_a_label_before_they_ask_for_it(corpus, tokenizer):
 )
 def test_what_divides_the_sentences_of_a_made_up_task(kind, first, second):
     assert [CLASSIFIERS[kind](sentence) for sentence in (first, second)] == [0, 1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fresh_backbone_of_any_family_has_the_sizes_of_its_settings(family, tokenizer):
+    sizes = {"layers": 2, "hidden": 32, "intermediate": 48, "heads": 4, "kv_heads": 2, "nope_layers": [1], "window": 16}
+    model = build_backbone(BackboneTraining(family=family, **sizes), tokenizer)
+    backbone = Backbone(model, [1])
+    q_BHTD, k_BGTD, _ = backbone(torch.arange(8)[None]).qkv[1]
+    shares = hasattr(model.config, "num_key_value_heads")
+    assert (q_BHTD.shape, k_BGTD.shape) == ((1, 4, 8, 8), (1, 2 if shares else 4, 8, 8))
+    inside = backbone.layers[0].get_submodule(backbone.family.mlp_output).weight.shape
+    assert set(inside) == {32, 128 if family == "bloom" else 48}
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def test_a_family_that_nobody_knows_is_named(tokenizer):
+    with pytest.raises(UnknownFamilyError, match=r"family is 'mamba'.*gpt_neox"):
+        build_backbone(BackboneTraining(family="mamba"), tokenizer)
 
 
 def test_a_backbone_trains_further_from_the_weights_of_another(pack, tmp_path):
