@@ -318,8 +318,8 @@ def _coarse(queries_HQD, keys_HND, n: int, chunk_size: int, allowed_HC) -> tuple
 def _rounded_scores(queries_HQD, keys_HND, chunk_size: int) -> torch.Tensor:
     """Scores [H, Q, C] from products in bfloat16, added in fp32.
 
-    All tokens of a chunk are one row, multiplied by one column for each of them: matrices with few columns are slow. The
-    products of a chunk lie together, and a pool takes their maximum in half the time of a reduction.
+    All tokens of a chunk are one row, multiplied by one column for each of them: matrices with few columns are slow.
+    The products of a chunk lie together, and a pool takes their maximum in half the time of a reduction.
     """
     H, Q, D = queries_HQD.shape
     columns_HSDQS = keys_HND.new_zeros(H, chunk_size, D, Q, chunk_size)
