@@ -1,19 +1,38 @@
-"""How fast the page is, in chromium, with the model in the box: opening it, and choosing a token with a full memory.
+"""How fast the page is, in chromium, with the model in the box: `python -m tests.browser.page_speed [--json FILE]`.
 
-Usage: `python -m tests.browser.page_speed [--opens 5] [--selections 20]`. Prints one JSON object; times in ms.
+From `python app.py` to a page that can be used, opening it again, and choosing a token with a full memory. What is
+recorded has the form of `python -m longmem bench`: each ratio is of seconds to the seconds that are the goal.
 """
 
 import argparse
-import json
+import datetime
 import os
-import statistics
+import shlex
+import socket
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+import transformers
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 
-from app import ui
-from longmem.model import LongMemForCausalLM
-from tests.browser.conftest import CHROMIUM, MODEL, SLOW, serve
+from longmem.bench import run
+from longmem.bench.timing import Goal, compared
+from longmem.bench.workbench import cpu_name
+from longmem.evaluation.report import markdown
+from longmem.records import write_json
+from tests.browser.conftest import CHROMIUM, SLOW
+
+ROOT = Path(__file__).parents[2]
+GOALS = {  # seconds
+    "start_to_usable_page": 10.0,
+    "opened_to_usable_page": 3.0,
+    "token_to_inspector": 0.2,
+    "token_to_chart_in_sight": 0.2,
+}
 
 SAMPLE = "harbour-log.txt"  # fills the 65,536 tokens of memory
 WITH = "#lm-with .lm-panel[data-panel='with']"
@@ -36,19 +55,38 @@ CHOOSE = """
 """
 
 
-def open_page(browser: Browser, url: str) -> tuple[float, float]:
-    """Milliseconds of a new visitor until Generate can be pressed, and until the sample is in memory."""
+@contextmanager
+def started(browser: Browser) -> Iterator[tuple[str, float]]:
+    """`python app.py`: its address, and the seconds from its start until a visitor can press Generate."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"GRADIO_SERVER_PORT": str(port)}
+    url, begun = f"http://127.0.0.1:{port}", time.perf_counter()
+    process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        yield url, open_page(browser, url, begun)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def open_page(browser: Browser, url: str, begun: float | None = None) -> float:
+    """Seconds of a new visitor until Generate can be pressed, since `begun` or since the page was asked for."""
     context = browser.new_context(viewport={"width": 1440, "height": 1000})
     page = context.new_page()
     page.set_default_timeout(SLOW)
-    begun = time.perf_counter()
-    page.goto(url, wait_until="commit")
+    begun = time.perf_counter() if begun is None else begun
+    while True:
+        try:
+            page.goto(url, wait_until="commit")
+            break
+        except Error:  # the server is not up yet
+            time.sleep(0.05)
     page.wait_for_selector("#lm-generate:not([disabled])")
-    usable = time.perf_counter() - begun
-    page.wait_for_selector("#lm-documents li", state="attached")
-    in_memory = time.perf_counter() - begun
+    taken = time.perf_counter() - begun
     context.close()
-    return 1000 * usable, 1000 * in_memory
+    return taken
 
 
 def full_memory(page: Page) -> int:
@@ -63,43 +101,77 @@ def full_memory(page: Page) -> int:
     return used
 
 
-def summary(values: list[float]) -> dict[str, float]:
-    ordered = sorted(values)
-    return {"median": round(statistics.median(ordered)), "worst": round(ordered[-1]), "n": len(ordered)}
+def choose_tokens(page: Page, selections: int) -> list[tuple[float, float]]:
+    """Seconds from the click on a token to its words in the inspector, and to its chart, many times."""
+    page.click("#lm-generate")
+    page.wait_for_selector("#lm-run-status .lm-done")
+    page.wait_for_selector(".lm-worth")
+    n_tokens = page.locator(f"{WITH} .lm-token").count()
+    taken = []
+    for i in range(selections):
+        words, chart = page.evaluate(CHOOSE, (7 * i + 3) % n_tokens)
+        taken.append((words / 1000, chart / 1000))
+        page.wait_for_timeout(1500)  # what each passage is worth is measured after it
+    return taken
+
+
+def measure(starts: int, opens: int, selections: int) -> tuple[dict[str, list[float]], int]:
+    """The seconds of everything in GOALS, and the tokens that were in memory."""
+    seconds: dict[str, list[float]] = {name: [] for name in GOALS}
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for _ in range(starts):
+            with started(browser) as (url, taken):
+                seconds["start_to_usable_page"].append(taken)
+        with started(browser) as (url, _):
+            seconds["opened_to_usable_page"] += [open_page(browser, url) for _ in range(opens)]
+            page = browser.new_page(viewport={"width": 1440, "height": 1000})
+            page.set_default_timeout(SLOW)
+            page.goto(url)
+            page.wait_for_selector("#lm-documents li", state="attached")
+            used = full_memory(page)
+            for words, chart in choose_tokens(page, selections):
+                seconds["token_to_inspector"].append(words)
+                seconds["token_to_chart_in_sight"].append(chart)
+    return seconds, used
+
+
+def record(seconds: dict[str, list[float]], used: int, command: str) -> dict:
+    """The result, in the form of `longmem.bench.run`."""
+    ratios = {}
+    for name, taken in seconds.items():
+        goal = f"{GOALS[name]:g} seconds"
+        ratios[name] = compared({name: taken, goal: [GOALS[name]] * len(taken)}, name, goal, Goal(most=1))
+    return {
+        "evaluation": "bench",
+        "command": command,
+        "settings": {
+            "machine": cpu_name(),
+            "device": "cpu, with chromium",
+            "threads": len(os.sched_getaffinity(0)),
+            "dtype": "float32",
+            "transformers": transformers.__version__,
+            "tokens_in_memory": used,
+        },
+        "model": {},
+        "date": datetime.date.today().isoformat(),
+        "ratios": ratios,
+        "skipped": {},
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--starts", type=int, default=3)
     parser.add_argument("--opens", type=int, default=5)
     parser.add_argument("--selections", type=int, default=20)
+    parser.add_argument("--json", type=Path, help="where to record it")
     given = parser.parse_args()
-    model = LongMemForCausalLM.from_pretrained(MODEL)
-    with serve(ui.build(model)) as url, sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        open_page(browser, url)  # what only the first visitor waits for is not counted
-        opens = [open_page(browser, url) for _ in range(given.opens)]
-        page = browser.new_page(viewport={"width": 1440, "height": 1000})
-        page.set_default_timeout(SLOW)
-        page.goto(url)
-        page.wait_for_selector("#lm-documents li", state="attached")
-        used = full_memory(page)
-        page.click("#lm-generate")
-        page.wait_for_selector("#lm-run-status .lm-done")
-        page.wait_for_selector(".lm-worth")
-        n_tokens = page.locator(f"{WITH} .lm-token").count()
-        chosen = []
-        for i in range(given.selections):
-            chosen.append(page.evaluate(CHOOSE, (7 * i + 3) % n_tokens))
-            page.wait_for_timeout(1500)  # what each passage is worth is measured after it
-        found = {
-            "cores": len(os.sched_getaffinity(0)),
-            "usable": summary([a for a, _ in opens]),
-            "sample in memory": summary([b for _, b in opens]),
-            "tokens in memory": used,
-            "inspector follows": summary([a for a, _ in chosen]),
-            "chart follows": summary([b for _, b in chosen]),
-        }
-    print(json.dumps(found, indent=1))
+    command = shlex.join(["python", "-m", "tests.browser.page_speed", *(a for a in sys.argv[1:] if "/" not in a)])
+    result = record(*measure(given.starts, given.opens, given.selections), command)
+    if given.json is not None:
+        write_json(given.json, result)
+    print(markdown(run.table(result)))
 
 
 if __name__ == "__main__":
