@@ -9,7 +9,7 @@ Shapes: B batch, T tokens, H query heads, G key-value heads, D head dimension, E
 import copy
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -215,10 +215,18 @@ def attention_scaling(attention: nn.Module) -> float:
     return attention.scaling if hasattr(attention, "scaling") else attention.inv_norm_factor
 
 
+class _SeenEnough(Exception):
+    """Ends a pass from within: what comes after this would be computed for nobody."""
+
+
 @dataclass
 class Taps:
-    """What the hooks of one call have seen; `local_BHTD` is local attention where something was retrieved."""
+    """What the hooks of one call have seen; `local_BHTD` is local attention where something was retrieved.
 
+    last_wanted: the layer whose projections end the pass, where nothing behind them is wanted.
+    """
+
+    last_wanted: int | None = None
     inputs: dict[int, Tensor] = field(default_factory=dict)
     arguments: dict[int, tuple[tuple, dict[str, Any]]] = field(default_factory=dict)
     projected: dict[int, list[Tensor]] = field(default_factory=dict)
@@ -230,9 +238,9 @@ _TAPS: ContextVar[Taps | None] = ContextVar("longmem_taps", default=None)
 
 
 @contextmanager
-def tapping() -> Iterator[Taps]:
+def tapping(last_wanted: int | None = None) -> Iterator[Taps]:
     """Collect what the hooks see in this thread until the block ends."""
-    taps = Taps()
+    taps = Taps(last_wanted)
     token = _TAPS.set(taps)
     try:
         yield taps
@@ -246,7 +254,10 @@ def tap_projections(attention: nn.Module, family: Family, key: int) -> list[Remo
     def store(place: int) -> Callable:
         def hook(_module: nn.Module, _arguments: tuple, output: Tensor) -> None:
             if (taps := _TAPS.get()) is not None:
-                taps.projected.setdefault(key, [None] * len(family.projections))[place] = output
+                seen = taps.projected.setdefault(key, [None] * len(family.projections))
+                seen[place] = output
+                if key == taps.last_wanted and all(states is not None for states in seen):
+                    raise _SeenEnough
 
         return hook
 
@@ -357,9 +368,18 @@ class Backbone(nn.Module):
             options["cache"] = cache
         with tapping() as taps, torch.no_grad():
             self.decoder(input_ids=input_ids_BT, **options)
+        return BackboneStates(taps.inputs | {len(self.layers): taps.last}, self._qkv(taps), taps.arguments)
+
+    @torch.no_grad()
+    def read(self, input_ids_BT: Tensor) -> dict[int, QKV]:
+        """What `forward` gives as `qkv`; the pass ends at the last memory layer's projections."""
+        with tapping(last_wanted=max(self.memory_layers)) as taps, suppress(_SeenEnough):
+            self.decoder(input_ids=input_ids_BT, use_cache=False)
+        return self._qkv(taps)
+
+    def _qkv(self, taps: Taps) -> dict[int, QKV]:
         attention = [self.attention(self.layers[b]) for b in self.memory_layers]
-        qkv = {b: self.family.split(a, taps.projected[b]) for b, a in zip(self.memory_layers, attention, strict=True)}
-        return BackboneStates(taps.inputs | {len(self.layers): taps.last}, qkv, taps.arguments)
+        return {b: self.family.split(a, taps.projected[b]) for b, a in zip(self.memory_layers, attention, strict=True)}
 
     def logits(self, states: BackboneStates) -> Tensor:
         """The backbone's own logits [B, T, V] for a pass."""

@@ -124,10 +124,10 @@ class LongMemForCausalLM(ModelFiles, ReadsDocuments, PreTrainedModel, Generation
         spans: Tensor | None = None,
     ) -> None:
         ids_BT = torch.stack([token_ids[part.first : part.end] for part in parts])
-        states = self.backbone(ids_BT.to(self.device))
+        qkv = self.backbone.read(ids_BT.to(self.device))
         for row, part in enumerate(parts):
             keys_LGTD, values_LGTD = (
-                torch.stack([states.qkv[b][i][row, :, part.start - part.first :] for b in self.config.memory_layers])
+                torch.stack([qkv[b][i][row, :, part.start - part.first :] for b in self.config.memory_layers])
                 for i in (1, 2)
             )
             memory.add(document, keys_LGTD, values_LGTD, None if spans is None else spans[part.start : part.end])

@@ -108,6 +108,23 @@ def test_hidden_states_are_those_of_the_plain_model_and_the_last_is_before_the_n
     torch.testing.assert_close(backbone.norm(hidden[4]), expected[4])
 
 
+def test_reading_ends_where_the_last_memory_layer_has_its_keys_and_values(family):
+    backbone = Backbone(make(family), [0, 2])
+    ids = torch.randint(2, 128, (2, 20))
+    run = []
+    outputs = [layer.get_submodule(backbone.family.mlp_output) for layer in backbone.layers]
+    for index, module in enumerate(outputs):
+        module.register_forward_hook(lambda *_, index=index: run.append(index))
+    read = backbone.read(ids)
+    assert run == [0, 1]
+    states = backbone(ids)
+    assert run == [0, 1, 0, 1, 2, 3]
+    assert list(read) == [0, 2]
+    for layer, qkv in read.items():
+        for seen, expected in zip(qkv, states.qkv[layer], strict=True):
+            torch.testing.assert_close(seen, expected, rtol=0, atol=0)
+
+
 def test_keys_have_the_heads_that_the_family_stores(family):
     backbone = Backbone(make(family), [1])
     q_BHTD, k_BGTD, v_BGTD = backbone(torch.randint(2, 128, (1, 5))).qkv[1]
