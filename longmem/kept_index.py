@@ -105,9 +105,10 @@ class KeptIndex:
     @property
     def recall(self) -> Recall | None:
         """Over the latest searches that were compared with exact ones; None where none was."""
-        if not self._compared:
+        compared = tuple(self._compared)  # a page may ask while a run searches
+        if not compared:
             return None
-        found, there, queries = map(sum, zip(*self._compared, strict=True))
+        found, there, queries = map(sum, zip(*compared, strict=True))
         return Recall(found / there, queries)
 
     @property
