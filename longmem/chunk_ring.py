@@ -9,6 +9,7 @@ provenance, CHUNK_FIELDS.
 """
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -81,6 +82,13 @@ class ChunkRing:
         if self.n_chunks == 0:
             return None
         return int(self._rows_C6[self._next_slot if self.n_chunks == self.most_chunks else 0, DOCUMENT])
+
+    def counted(self) -> Iterator[tuple[int, int, int]]:
+        """Every document of which something is here, with its numbers of tokens and chunks."""
+        rows_C6 = self.rows_C6
+        ids, owner_C = np.unique(rows_C6[:, DOCUMENT], return_inverse=True)
+        tokens = np.bincount(owner_C, weights=rows_C6[:, TOKEN_STOP] - rows_C6[:, TOKEN_START]).astype(int)
+        return zip(ids.tolist(), tokens.tolist(), np.bincount(owner_C).tolist(), strict=True)
 
     def tables(self) -> tuple[Tensor, Tensor]:
         """Id and number of tokens of every used slot, on the device of the keys; made anew after each change."""

@@ -21,6 +21,7 @@ Shapes in names: G key-value heads, Q queries, D head dimension, C chunks, S tok
 E entries of a head, k entries found.
 """
 
+import copy
 from collections import deque
 from dataclasses import dataclass
 from math import log2, sqrt
@@ -60,7 +61,7 @@ class IndexSettings:
     nlist: int | None = None
     nprobe: int | None = None
     links: int = 32
-    ef_search: int = 256
+    ef_search: int = 512
     shards: int = 2
 
     def __post_init__(self) -> None:
@@ -77,7 +78,7 @@ class IndexSettings:
         return min(most, self.nlist or 2 ** round(log2(sqrt(n_tokens))))
 
     def probes(self, lists: int) -> int:
-        return min(lists, self.nprobe or max(8, lists // 16))
+        return min(lists, self.nprobe or max(64, lists // 8))
 
 
 class Recall(NamedTuple):
@@ -96,6 +97,10 @@ class KeptIndex:
         self._compared: deque[tuple[int, int, int]] = deque(maxlen=COMPARISONS_KEPT)
         self._searches = [0] * len(ring.keys)
         self._drop()
+
+    def __deepcopy__(self, memo: dict) -> "KeptIndex":
+        """One for the copy of the ring, which makes its indexes anew: faiss's own cannot all be copied."""
+        return KeptIndex(self.backend, copy.deepcopy(self._ring, memo), self.settings)
 
     @property
     def is_used(self) -> bool:
@@ -138,8 +143,8 @@ class KeptIndex:
     def update(self) -> None:
         """Put in what was added to the ring, or make the index anew, where it is worth it."""
         self._look()
-        indexed, live, size = len(self._ids_I), int((self._slots_I >= 0).sum()), self._ring.chunk_size
-        total = self._ring.n_chunks
+        indexed, size, total = len(self._ids_I), self._ring.chunk_size, self._ring.n_chunks
+        live = total - len(self._new_slots)
         if total * size < LEAST_TOKENS:
             self._drop()
         elif live <= indexed // 2 or (self.backend == "faiss-ivf" and total > MOST_GROWTH * self._made_for):

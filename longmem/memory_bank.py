@@ -59,8 +59,8 @@ class MemoryBank:
         values_folder: str | Path | None = None,
         index_settings: IndexSettings | None = None,
     ):
-        sizes = {"kv_heads": kv_heads, "head_dim": head_dim, "chunk_size": chunk_size}
-        bank_checks.check_settings(memory_layers, sizes, capacity, chunk_key, dtype)
+        self._sizes = {"kv_heads": kv_heads, "head_dim": head_dim, "chunk_size": chunk_size}
+        bank_checks.check_settings(memory_layers, self._sizes, capacity, chunk_key, dtype)
         self.memory_layers = tuple(memory_layers)
         self.kv_heads, self.head_dim, self.fingerprint = kv_heads, head_dim, fingerprint
         self.chunk_size, self.chunk_key, self.backend = chunk_size, chunk_key, backend
@@ -118,13 +118,9 @@ class MemoryBank:
     @property
     def documents(self) -> dict[int, DocumentRecord]:
         """The documents of which something is in the bank, in the order in which they were begun."""
-        rows_C6 = self._ring.rows_C6
-        ids, owner_C = np.unique(rows_C6[:, DOCUMENT], return_inverse=True)
-        tokens = np.bincount(owner_C, weights=rows_C6[:, TOKEN_STOP] - rows_C6[:, TOKEN_START]).astype(int).tolist()
-        chunks = np.bincount(owner_C).tolist()
         return {
             id: DocumentRecord(id, self._documents[id].name, self._documents[id].text, n_tokens, n_chunks)
-            for id, n_tokens, n_chunks in zip(ids.tolist(), tokens, chunks, strict=True)
+            for id, n_tokens, n_chunks in self._ring.counted()
         }
 
     def chunk(self, chunk_id: int) -> Chunk:
@@ -319,9 +315,7 @@ class MemoryBank:
     def _new_ring(self) -> ChunkRing:
         return ChunkRing(
             layers=len(self.memory_layers),
-            kv_heads=self.kv_heads,
-            head_dim=self.head_dim,
-            chunk_size=self.chunk_size,
+            **self._sizes,
             most_chunks=self.capacity // self.chunk_size,
             with_means=self.chunk_key == "mean",
             device=self.device,

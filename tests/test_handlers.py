@@ -449,7 +449,8 @@ def test_a_search_by_index_is_chosen_and_its_recall_stands_under_the_gauge(opene
     assert opened.store.get("me").memory_version != before
     list(opened.generate("me", "The keeper", SETTINGS))
     assert re.search(r"faiss-sq8: recall (100\.0|9\d\.\d)% of exact search, over \d+ queries", opened.look("me").gauge)
-    last(opened.set_memory("me", MEMORY | {"backend": "faiss-hnsw", "chunk_size": 8}))
+    view = last(opened.set_memory("me", MEMORY | {"backend": "faiss-hnsw", "chunk_size": 8}))
+    assert "Memory is set" in view.status, view.notice
     assert bank(opened).backend == "faiss-hnsw"
     assert "faiss" not in last(opened.set_memory("me", MEMORY)).gauge
 
@@ -493,7 +494,7 @@ def test_reading_again_that_is_stopped_leaves_memory_as_it_was(opened):
         ({"capacity": None}, "whole numbers"),
         ({"chunk_size": 3}, "Chunk size is 3"),
         ({"retrieved_tokens": 6}, "Retrieved tokens are 6"),
-        ({"backend": "faiss-cpu"}, "Search is 'faiss-cpu'"),
+        ({"backend": "faiss-cpu"}, "must be one of torch, torch-coarse, faiss-ivf"),
         ({"layers": (2,)}, "Layers [2] have no memory"),
     ],
 )

@@ -1,5 +1,7 @@
 """A bank with an index finds what an exact one finds, or says how much of it; nothing that has left is ever found."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -207,6 +209,18 @@ def test_a_bank_may_be_searched_in_another_way():
     with pytest.raises(SearchBackendError, match="'annoy'"):
         pair[0].use_backend("annoy")
     assert pair[0].backend == "torch"
+
+
+def test_a_copy_of_a_bank_has_an_index_of_its_own():
+    pair = banks("faiss-ivf")
+    add(pair, 1_200, 0)
+    found_of_exact(pair)
+    copied = copy.deepcopy(pair[1])
+    add(pair, 700, 1)
+    assert copied.n_tokens == 1_200
+    assert copied._index._ring is copied._ring
+    copied.add(copied.begin_document("d1"), *(torch.zeros(len(LAYERS), G, 4, D) for _ in range(2)))
+    assert found_of_exact(pair) > 0.98
 
 
 def test_all_scores_of_a_bank_with_an_index_are_exact():
