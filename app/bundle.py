@@ -81,7 +81,8 @@ def _settings(archive: MemoryArchive, model: LongMemForCausalLM) -> MemorySettin
     try:
         layers = [layer for layer in found.get("layers", own.layers) if layer in own.layers]
         retrieved = found.get("retrieved_tokens", max(own.retrieved_tokens, archive.chunk_size))
-        settings = MemorySettings(archive.capacity, archive.chunk_size, retrieved, tuple(layers))
+        backend = found.get("backend", own.backend)
+        settings = MemorySettings(archive.capacity, archive.chunk_size, retrieved, tuple(layers), backend)
         model.with_retrieval(chunk_size=settings.chunk_size, retrieved_tokens=settings.retrieved_tokens)
     except (AttributeError, TypeError, LongMemError) as error:
         raise BankFileError(f"The settings in this file cannot be used: {error}") from error
@@ -126,11 +127,13 @@ def _take_memory(studio: Studio, session: Session, archive: MemoryArchive, setti
     if archive.bank is not None:
         studio.store.reserve(session, archive.bank.nbytes)
         session.bank, session.settings = archive.bank, studio.own_settings(settings)
+        if settings.backend != session.bank.backend:
+            session.bank.use_backend(settings.backend)
         studio.store.settle(session)
         return
     documents = [Document.from_text(saved.name, saved.text) for saved in archive.documents]
     session.settings = studio.own_settings(settings)
-    session.bank = studio.model_of(session).new_bank(capacity=archive.capacity)
+    session.bank = studio.model_of(session).new_bank(capacity=archive.capacity, backend=settings.backend)
     following = 0
     for document, wanted in zip(documents, _ids(archive), strict=True):
         for _ in range(wanted - following):

@@ -168,5 +168,7 @@ def wire_generate_tab(
     further = gr.on([tab.go_on.click, tab.more.submit], **waiting).then(
         go_on, [tab.more, tab.keep, *tab.settings], [*outputs, tab.more], **turn
     )
-    further.then(show_memory, memory.choices, memory.outputs, queue=False, **private)
-    return [ready.then(run, inputs, outputs, **turn), another.then(run, inputs, outputs, **turn), further]
+    runs = [ready.then(run, inputs, outputs, **turn), another.then(run, inputs, outputs, **turn), further]
+    for each in runs:  # what was kept is in memory, and searches may have been compared with exact ones
+        each.then(show_memory, memory.choices, memory.outputs, queue=False, **private)
+    return runs

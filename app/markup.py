@@ -119,10 +119,12 @@ def documents_list(lines: list[MemoryLine]) -> str:
     return f'<ul class="lm-documents" aria-label="Documents in memory">{rows}</ul>'
 
 
-def memory_gauge(lines: list[MemoryLine], capacity: int, n_bytes: int, device: str, first: Chunk | None = None) -> str:
+def memory_gauge(
+    lines: list[MemoryLine], capacity: int, n_bytes: int, device: str, first: Chunk | None = None, search: str = ""
+) -> str:
     """How full memory is, a stretch per document in the order of age, with tokens, bytes and device in words.
 
-    first: the chunk that leaves next.
+    first: the chunk that leaves next; search: how memory is searched, where that is to be said.
     """
     used = sum(line.n_tokens for line in lines)
     parts = "".join(
@@ -135,6 +137,8 @@ def memory_gauge(lines: list[MemoryLine], capacity: int, n_bytes: int, device: s
     if first is not None:
         when = "Leaves next" if full else "Leaves first, once memory is full"
         out = f"<br>{when}: {escape(names[first.document])}, from its token {first.token_start:,}"
+    if search:
+        out += f"<br>{escape(search)}"
     return (
         f'<div class="lm-gauge" role="meter" aria-valuemin="0" aria-valuemax="{capacity}" aria-valuenow="{used}" '
         f'aria-label="Memory used">{parts}</div><p class="lm-quiet">{used:,} of {capacity:,} tokens{full}<br>'

@@ -155,13 +155,30 @@ class MemoryHandlers(StudioBase):
             self.store.reserve(session, bank.nbytes)
             bank.resize(wanted.capacity)
             self.store.settle(session)
+        if wanted.backend != bank.backend:
+            yield markup.note("Changing the search: an index is made of what is in memory…")
+            self._search_by(session, wanted.backend)
         session.settings = self.own_settings(wanted)
+
+    def _search_by(self, session: Session, backend: str) -> None:
+        """Another search, with its index made now; where there is no room for that, the one before."""
+        bank = session.bank
+        before = bank.backend
+        bank.use_backend(backend)
+        try:
+            self.store.reserve(session, bank.nbytes_with(0))
+            bank.settle()
+        except Exception:
+            bank.use_backend(before)
+            raise
+        finally:
+            self.store.settle(session)
 
     def _read_again(self, session: Session, wanted: MemorySettings) -> Iterator[str]:
         """All documents into a new bank, which takes the place of the old one once it is whole."""
         stop = session.stop_reading
         model = self.model.with_retrieval(chunk_size=wanted.chunk_size, retrieved_tokens=wanted.retrieved_tokens)
-        fresh = model.new_bank(capacity=wanted.capacity)
+        fresh = model.new_bank(capacity=wanted.capacity, backend=wanted.backend)
         records = list(session.bank.documents.values())
         for number, record in enumerate(records, start=1):
             document = Document(record.name, record.text)
@@ -235,7 +252,7 @@ class MemoryHandlers(StudioBase):
         first = next(bank.chunks(), None) if not busy else None
         return MemoryView(
             documents=markup.documents_list(lines),
-            gauge=markup.memory_gauge(lines, bank.capacity, bank.nbytes, str(bank.device), first),
+            gauge=markup.memory_gauge(lines, bank.capacity, bank.nbytes, str(bank.device), first, _search_line(bank)),
             status=status,
             notice=notice,
             settings=self.settings_of(session),
@@ -246,6 +263,15 @@ class MemoryHandlers(StudioBase):
 
 def _lines(bank: MemoryBank) -> list[MemoryLine]:
     return [MemoryLine(r.id, r.name, r.n_tokens, r.n_chunks) for r in list(bank.documents.values())]
+
+
+def _search_line(bank: MemoryBank) -> str:
+    """How a bank with an index is searched, and what its latest searches found of what exact ones find."""
+    if not bank.has_index:
+        return ""
+    if bank.recall is None:
+        return f"{bank.backend}: no search by index yet"
+    return f"{bank.backend}: recall {bank.recall.share:.1%} of exact search, over {bank.recall.queries} queries"
 
 
 def _choices(lines: list[MemoryLine]) -> list[tuple[str, int]]:

@@ -8,7 +8,7 @@ import gradio as gr
 
 from app import markup
 from app.handlers import MemoryView, Studio
-from app.settings import CHUNK_SIZES, MemorySettings
+from app.settings import CHUNK_SIZES, SEARCHES, MemorySettings
 
 FILE_TYPES = [".txt", ".md", ".html", ".htm", ".pdf", ".epub", ".docx"]
 # A click on a document's cross becomes this component's `select` event with the document's id.
@@ -140,6 +140,7 @@ def _build_settings(studio: Studio) -> tuple[list, gr.Button]:
         ),
         gr.Number(model.retrieved_tokens, label="Retrieved tokens (each query)", precision=0),
         gr.CheckboxGroup([(f"layer {x}", x) for x in layers], value=layers, label="Layers that retrieve"),
+        gr.Dropdown(list(SEARCHES), value=model.backend, label="Search (by index: for very many tokens)"),
     ]
     gr.HTML('<p class="lm-quiet">All but the chunk size take effect at once, from the next run on.</p>')
     return settings, gr.Button("Apply", size="sm", elem_id="lm-apply-memory")
@@ -191,8 +192,9 @@ def wire_memory_panel(
         for view in studio.read_book(request.session_hash, number):
             yield shown(view)
 
-    def set_memory(request: gr.Request, capacity, chunk_size, retrieved_tokens, layers, *chosen: int | None):
+    def set_memory(request: gr.Request, capacity, chunk_size, retrieved_tokens, layers, search, *chosen: int | None):
         values = {"capacity": capacity, "chunk_size": chunk_size, "retrieved_tokens": retrieved_tokens}
+        values["backend"] = search
         for view in studio.set_memory(request.session_hash, {**values, "layers": tuple(sorted(layers or ()))}):
             yield shown(view, *chosen)
 

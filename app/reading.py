@@ -64,6 +64,7 @@ def read(model: LongMemForCausalLM, document: Document, bank: MemoryBank, stop: 
     thread = threading.Thread(target=work, name="longmem-read", daemon=True)
     began = time.monotonic()
     thread.start()
+    event: object = ()
     try:
         while (event := events.get()) is not None:
             if isinstance(event, BaseException):
@@ -72,9 +73,10 @@ def read(model: LongMemForCausalLM, document: Document, bank: MemoryBank, stop: 
                 raise event
             yield Progress(document.name, *event, time.monotonic() - began)
     finally:
-        if thread.is_alive():
+        # A thread that has said its last word may live for a moment more: that is no reason to stop what comes next.
+        if event is not None and not isinstance(event, BaseException):
             stop.set()
-            thread.join()
+        thread.join()
 
 
 class SampleShelf:

@@ -20,6 +20,7 @@ from longmem.demonstrations import DemonstrationSet
 from longmem.errors import MemoryBudgetError
 from longmem.generation import Generation
 from longmem.memory_bank import MemoryBank
+from longmem.search import BACKENDS
 
 GIB = 2**30
 OWN_TEXT = -1  # document id of what a run itself wrote and then retrieved
@@ -104,6 +105,7 @@ class Session:
     def memory_version(self) -> tuple[int, int, int, int]:
         """Other whenever a run on this memory could find something else."""
         retrieved = 0 if self.settings is None else self.settings.retrieved_tokens
+        retrieved += 1_000 * BACKENDS.index(self.bank.backend)  # an index may find other chunks; 0 is the exact search
         return (*self.bank.version, retrieved)
 
     def stop(self) -> None:

@@ -11,11 +11,13 @@ MAX_NEW_TOKENS = 256
 CHUNK_SIZES = (1, 2, 4, 8, 16)
 MAX_CAPACITY = 1_048_576  # tokens; bytes are bounded by the budget that all sessions share
 MAX_RETRIEVED = 512
+SEARCHES = ("torch", "torch-coarse", "faiss-ivf", "faiss-hnsw", "faiss-sq8")  # those that take the numbers of a bank
 
 
 @dataclass(frozen=True)
 class MemorySettings:
-    """How memory is kept and searched: tokens that it holds, tokens of a chunk and retrieved by each query, layers on.
+    """How memory is kept and searched: tokens that it holds, tokens of a chunk and retrieved by each query, layers on,
+    and the search (`longmem.search`).
 
     Errors: LongMemError.
     """
@@ -24,6 +26,7 @@ class MemorySettings:
     chunk_size: int
     retrieved_tokens: int
     layers: tuple[int, ...]
+    backend: str = "torch"
 
     @classmethod
     def of(cls, model: LongMemForCausalLM) -> "MemorySettings":
@@ -40,6 +43,8 @@ class MemorySettings:
         if self.chunk_size not in CHUNK_SIZES:
             allowed = ", ".join(map(str, CHUNK_SIZES))
             raise LongMemError(f"Chunk size is {self.chunk_size}; it must be one of {allowed} tokens.")
+        if self.backend not in SEARCHES:
+            raise LongMemError(f"Search is {str(self.backend)[:40]!r}; it must be one of {', '.join(SEARCHES)}.")
         if not 64 <= self.capacity <= MAX_CAPACITY:
             raise LongMemError(f"Capacity is {self.capacity:,}; it must be from 64 to {MAX_CAPACITY:,} tokens.")
         if not self.chunk_size <= self.retrieved_tokens <= MAX_RETRIEVED or self.retrieved_tokens % self.chunk_size:

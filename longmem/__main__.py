@@ -13,7 +13,21 @@ import typer
 
 from longmem.backbone_commands import MemoryLayers, inspect, load_training_free, retrieve
 from longmem.bench_commands import add_bench
-from longmem.commands import BUNDLED, Device, Model, command, load_model, remember_files, summary_of
+from longmem.commands import (
+    BUNDLED,
+    Backend,
+    Device,
+    Model,
+    ValuesFolder,
+    command,
+    load_model,
+    new_bank,
+    recall_line,
+    remember_files,
+    summary_of,
+    try_search,
+    values_in,
+)
 from longmem.errors import LongMemError
 from longmem.evaluate_commands import evaluate_app
 from longmem.train_commands import train_app
@@ -82,14 +96,19 @@ def read(
     documents: Annotated[list[Path], typer.Argument(help="txt, md, html, pdf, epub or docx files.")],
     output: Annotated[Path, typer.Option("--output", help="Folder to save the memory bank to.")],
     capacity: Annotated[int | None, typer.Option(min=1, help="Tokens the bank holds; default: the model's.")] = None,
+    backend: Backend = None,
+    values_folder: ValuesFolder = None,
     model: Model = str(BUNDLED),
     device: Device = "auto",
 ) -> None:
     """Read documents into a memory bank and save it; `generate --memory` uses it."""
     loaded = load_model(model, device)
-    memory = loaded.new_bank(capacity=capacity)
-    remember_files(loaded, documents, memory)
+    memory = new_bank(loaded, backend, values_folder, capacity)
+    numbers = remember_files(loaded, documents, memory)
     memory.save(output)
+    if memory.has_index:
+        try_search(loaded, memory, numbers[-1])
+        print(recall_line(memory), file=sys.stderr)
     print(json.dumps(summary_of(memory)))
 
 
@@ -113,6 +132,8 @@ def generate(
     ] = False,
     memory_layers: MemoryLayers = None,
     trace_ranks: Annotated[int | None, typer.Option(help="Ranks printed per head; default: all.")] = None,
+    backend: Backend = None,
+    values_folder: ValuesFolder = None,
     model: Model = str(BUNDLED),
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
@@ -132,9 +153,11 @@ def generate(
         # A console of few characters (cp1252, ascii) shows a question mark instead of ending the run.
         sys.stdout.reconfigure(errors="replace")
     loaded = load_training_free(model, device, memory_layers) if training_free else load_model(model, device)
-    bank = loaded.new_bank()
-    if memory is not None:
-        bank = MemoryBank.load(memory, fingerprint=loaded.fingerprint, device=loaded.device)
+    if memory is None:
+        bank = new_bank(loaded, backend, values_folder)
+    else:
+        chosen = {"backend": backend, "device": loaded.device} | values_in(values_folder)
+        bank = MemoryBank.load(memory, fingerprint=loaded.fingerprint, **chosen)
     numbers = remember_files(loaded, documents, bank)
     before = None
     if at is not None:
@@ -148,6 +171,8 @@ def generate(
         print(json.dumps(labelled | _generation_object(generation, bank, trace_ranks), allow_nan=False))
     else:
         print(_passages_table(generation))
+        if bank.has_index:
+            print(f"\n{recall_line(bank)}")
 
 
 def _check_generation(prompt: str | None, at: str | None, documents: list[Path], trace_ranks: int | None) -> None:

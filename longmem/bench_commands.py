@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from longmem.commands import BUNDLED, Device, Model, command, load_model
+from longmem.commands import BUNDLED, Backend, Device, Model, command, load_model
 from longmem.errors import LongMemError
 from longmem.evaluate_commands import JsonFile, Seed, show, typed
 
@@ -18,14 +18,12 @@ def add_bench(app: typer.Typer) -> None:
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="read, add, search, generate, context, peers, or all that can run.")],
+    name: Annotated[str, typer.Argument(help="read, add, search, index, generate, context, peers, or all.")],
     documents: Annotated[
         list[Path] | None, typer.Option("--document", help="Text to read; default: the sample in the box.")
     ] = None,
     rounds: Annotated[int, typer.Option(help="Rounds; medians are compared.")] = 5,
-    backend: Annotated[
-        str | None, typer.Option(help="torch, torch-coarse, faiss-cpu or faiss-gpu; default: torch, search: all.")
-    ] = None,
+    backend: Backend = None,
     threads: Annotated[int | None, typer.Option(help="Of torch on a CPU; default: as torch has it.")] = None,
     long: Annotated[bool, typer.Option("--long/--no-long", help="Measure a bank of a million tokens too.")] = True,
     model: Model = str(BUNDLED),

@@ -21,6 +21,17 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 Model = Annotated[str, typer.Option("--model", help="A folder or hub id; default: the bundled model.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        "--backend",
+        help="How memory is searched: torch, torch-coarse, faiss-cpu or faiss-gpu; for millions of tokens, with an "
+        "index: faiss-ivf, faiss-hnsw, faiss-sq8 or faiss-shards.",
+    ),
+]
+ValuesFolder = Annotated[
+    Path | None, typer.Option("--values-folder", help="Keep the values of memory in a file there, not in memory.")
+]
 
 
 def command(group: typer.Typer, name: str) -> Callable:
@@ -84,10 +95,55 @@ def remember_files(model: "LongMemForCausalLM", documents: list[Path], memory: "
     return numbers
 
 
+def new_bank(
+    model: "LongMemForCausalLM", backend: str | None, values_folder: Path | None, capacity: int | None = None
+) -> "MemoryBank":
+    """An empty bank for these options, of numbers that the backend can search."""
+    from longmem.bench.contenders import bank_dtype
+    from longmem.search import check_backend
+
+    backend = backend or "torch"
+    dtype = bank_dtype(backend, model.dtype)
+    check_backend(backend, dtype, model.device)
+    return model.new_bank(capacity=capacity, dtype=dtype, backend=backend, **values_in(values_folder))
+
+
+def values_in(folder: Path | None) -> dict:
+    """What a bank is told of --values-folder."""
+    return {} if folder is None else {"values": "mapped", "values_folder": folder}
+
+
 def summary_of(memory: "MemoryBank") -> dict:
-    """What is in a bank, as the commands print it."""
+    """What is in a bank, as the commands print it; of one with an index, its recall against exact search too."""
     documents = [{"name": d.name, "tokens": d.n_tokens, "chunks": d.n_chunks} for d in memory.documents.values()]
-    return {"documents": documents, "tokens": memory.n_tokens, "capacity": memory.capacity}
+    summary = {"documents": documents, "tokens": memory.n_tokens, "capacity": memory.capacity}
+    if not memory.has_index:
+        return summary
+    recall = memory.recall
+    measured = {"recall": None, "queries": 0} if recall is None else {"recall": recall.share, "queries": recall.queries}
+    return summary | {"search": {"backend": memory.backend} | measured}
+
+
+def try_search(model: "LongMemForCausalLM", memory: "MemoryBank", document: int) -> None:
+    """Search with the queries of a document's end in what stands before it, so that there is a recall to show."""
+    import torch
+
+    from longmem.scoring import continuation_point
+
+    text, before = continuation_point(model, memory, document, len(memory.documents[document].text))
+    ids = model.need_tokenizer()(text, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        model(torch.tensor([ids], device=model.device), memory=memory, before=before)
+
+
+def recall_line(memory: "MemoryBank") -> str | None:
+    """What the searches of a bank with an index found, in words; None where search is exact anyway."""
+    if not memory.has_index:
+        return None
+    if memory.recall is None:
+        return f"{memory.backend}: every search was exact, since there are few tokens in memory or none was needed."
+    share, queries = memory.recall
+    return f"{memory.backend}: {share:.1%} of what an exact search finds was found (recall, over {queries} queries)."
 
 
 def layer_numbers(given: str | None) -> list[int] | None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from longmem.commands import BUNDLED, command
+from longmem.commands import BUNDLED, Backend, command
 from longmem.errors import LongMemError
 from longmem.options import show, typed
 
@@ -105,7 +105,7 @@ def efficiency(
     lengths: Annotated[str, typer.Option(help="Tokens of context, separated by commas.")] = "1024,4096,16384,65536",
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens written after each context.")] = 32,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are compared.")] = 3,
-    backend: Annotated[str, typer.Option(help="torch, torch-coarse, faiss-cpu or faiss-gpu.")] = "torch",
+    backend: Backend = None,
     model: Model = str(BUNDLED),
     max_items: MaxItems = None,
     seed: Seed = 1,
@@ -120,7 +120,9 @@ def efficiency(
 
     options = common(model, max_items, seed, systems, json_file, resume, full)
     own = {"lengths": numbers("--lengths", lengths, PROMPT + 1), "new_tokens": new_tokens}
-    settings = EfficiencyOptions(**options, documents=tuple(documents), rounds=rounds, backend=backend, **own)
+    settings = EfficiencyOptions(
+        **options, documents=tuple(documents), rounds=rounds, backend=backend or "torch", **own
+    )
     show(table(measure_efficiency(settings)))
 
 

@@ -1,7 +1,7 @@
 """The memory bank: keys and values of everything read before, in chunks that know where they come from.
 
-`ChunkRing` holds the tensors, `search` finds in them, `bank_files` saves them; here they belong to documents. Three
-verbs (after meliad's Memorizing Transformers): `add`, `search`, `remove`/`clear`.
+`ChunkRing` holds the tensors, `search` and `KeptIndex` find in them, `bank_files` saves them; here they belong to
+documents. Three verbs (after meliad's Memorizing Transformers): `add`, `search`, `remove`/`clear`.
 
 Shapes in names: L memory layers, B rows, T tokens, H query heads, G key-value heads, D head dimension, N token slots,
 C chunks, S token slots per chunk, K retrieved tokens (K = C * S).
@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from longmem import bank_files
-from longmem.chunk_ring import DOCUMENT, ID, TOKEN_START, TOKEN_STOP, ChunkRing
+from longmem import bank_checks, bank_files
+from longmem.chunk_ring import DOCUMENT, ID, TOKEN_START, TOKEN_STOP, ChunkRing, new_rows
 from longmem.errors import BankFileError, BankMismatchError, LongMemError, MemoryLayerError
+from longmem.kept_index import IndexSettings, KeptIndex, Recall
 from longmem.retrieval import Chunk, DocumentRecord, Retrieval
-from longmem.search import CHUNK_KEYS, check_backend, top_chunks
+from longmem.search import INDEXED, check_backend, top_chunks
+from longmem.value_store import ValueStore
 
 
 @dataclass
@@ -36,7 +38,8 @@ class MemoryBank:
     memory_layers: backbone layers in the order in which `add` gets them.
     fingerprint: of the model whose keys these are; `load` compares it.
     chunk_key: "max", a chunk scores as its best token; "mean", by the mean of its keys (kept beside them, in `dtype`).
-    backend: see `longmem.search`.
+    backend: see `longmem.search`; index_settings: of one that keeps an index (`longmem.kept_index`).
+    values, values_folder: "device", with the keys; "pinned" or "mapped": see `longmem.value_store`.
     """
 
     def __init__(
@@ -52,14 +55,20 @@ class MemoryBank:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.bfloat16,
         backend: str = "torch",
+        values: str = "device",
+        values_folder: str | Path | None = None,
+        index_settings: IndexSettings | None = None,
     ):
-        _check_settings(memory_layers, kv_heads, head_dim, chunk_size, capacity, chunk_key, dtype)
+        self._sizes = {"kv_heads": kv_heads, "head_dim": head_dim, "chunk_size": chunk_size}
+        bank_checks.check_settings(memory_layers, self._sizes, capacity, chunk_key, dtype)
         self.memory_layers = tuple(memory_layers)
         self.kv_heads, self.head_dim, self.fingerprint = kv_heads, head_dim, fingerprint
         self.chunk_size, self.chunk_key, self.backend = chunk_size, chunk_key, backend
         self.capacity = capacity - capacity % chunk_size
-        self.device, self.dtype = _device(device), dtype
+        self.device, self.dtype = bank_checks.checked_device(device), dtype
         check_backend(backend, dtype, self.device)
+        self._index_settings = index_settings
+        self._store = ValueStore(values, self.device, values_folder)
         self._next_document = self._next_chunk = 0
         self.clear()
 
@@ -90,13 +99,18 @@ class MemoryBank:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: keys, values and means as allocated, provenance, and the documents' texts."""
-        return self._ring.nbytes + sum(sys.getsizeof(document.text) for document in self._documents.values())
+        """Bytes in memory: keys, values (not those in a file) and means as allocated, index, provenance, texts."""
+        return self._stored + sum(sys.getsizeof(document.text) for document in self._documents.values())
 
     def nbytes_with(self, n_tokens: int, text: str = "") -> int:
-        """Bytes held once a document of so many tokens, and its text, have been added."""
-        texts = self.nbytes - self._ring.nbytes + sys.getsizeof(text)
-        return self._ring.nbytes_with(self._chunks_of(n_tokens)) + texts
+        """Bytes in memory once a document of so many tokens, and its text, have been added."""
+        texts, n_chunks = self.nbytes - self._stored + sys.getsizeof(text), self._chunks_of(n_tokens)
+        indexed = 0 if self._index is None else self._index.nbytes_with(n_chunks)
+        return self._ring.nbytes_with(n_chunks) + indexed + texts
+
+    @property
+    def _stored(self) -> int:
+        return self._ring.nbytes + (0 if self._index is None else self._index.nbytes)
 
     def _chunks_of(self, n_tokens: int) -> int:
         return -(-n_tokens // self.chunk_size)
@@ -104,13 +118,9 @@ class MemoryBank:
     @property
     def documents(self) -> dict[int, DocumentRecord]:
         """The documents of which something is in the bank, in the order in which they were begun."""
-        rows_C6 = self._ring.rows_C6
-        ids, owner_C = np.unique(rows_C6[:, DOCUMENT], return_inverse=True)
-        tokens = np.bincount(owner_C, weights=rows_C6[:, TOKEN_STOP] - rows_C6[:, TOKEN_START]).astype(int).tolist()
-        chunks = np.bincount(owner_C).tolist()
         return {
             id: DocumentRecord(id, self._documents[id].name, self._documents[id].text, n_tokens, n_chunks)
-            for id, n_tokens, n_chunks in zip(ids.tolist(), tokens, chunks, strict=True)
+            for id, n_tokens, n_chunks in self._ring.counted()
         }
 
     def chunk(self, chunk_id: int) -> Chunk:
@@ -151,12 +161,14 @@ class MemoryBank:
         spans_T2: character start and stop of each token. Raises BankMismatchError for other shapes.
         """
         record = self._document(document)
-        spans_T2 = self._checked(record, keys_LHTD, values_LHTD, spans_T2)
-        done = self._complete_last_chunk(document, keys_LHTD, values_LHTD, spans_T2)
+        bank_checks.check_pair(keys_LHTD, values_LHTD, len(self.memory_layers), self.kv_heads, self.head_dim)
+        spans_T2 = bank_checks.checked_spans(spans_T2, keys_LHTD.shape[2], len(record.text))
+        done = self._ring.complete(document, record.tokens_read, keys_LHTD, values_LHTD, spans_T2)
         total = keys_LHTD.shape[2]
         record.tokens_read += done
         if done < total:
-            rows_C6 = self._new_rows(document, spans_T2[done:])
+            rows_C6 = new_rows(document, record.tokens_read, self._next_chunk, spans_T2[done:], self.chunk_size)
+            self._next_chunk += len(rows_C6)
             evicted = self._ring.append(rows_C6, keys_LHTD[:, :, done:], values_LHTD[:, :, done:], record.tokens_read)
             record.tokens_read += total - done
             self._drop_texts(evicted - {document})
@@ -167,33 +179,6 @@ class MemoryBank:
         for document in documents:
             if document != oldest and not (self._ring.rows_C6[:, DOCUMENT] == document).any():
                 self._documents[document].text = ""
-
-    def _complete_last_chunk(self, document: int, keys_LHTD, values_LHTD, spans_T2: np.ndarray) -> int:
-        """Put the first tokens into the document's short tail chunk, if it is still here; returns how many."""
-        end, rows_C6 = self._documents[document].tokens_read, self._ring.rows_C6
-        taken = min(-end % self.chunk_size, len(spans_T2))
-        if taken == 0:
-            return 0
-        slots = np.flatnonzero((rows_C6[:, DOCUMENT] == document) & (rows_C6[:, TOKEN_STOP] == end))
-        if not len(slots):
-            return 0
-        start, stop = spans_T2[:taken, 0].min(), spans_T2[:taken, 1].max()
-        self._ring.extend(int(slots[0]), taken, start, stop, keys_LHTD, values_LHTD)
-        return taken
-
-    def _new_rows(self, document: int, spans_T2: np.ndarray) -> np.ndarray:
-        """Provenance of the document's next tokens: new chunks, cut at multiples of chunk_size from its start."""
-        begin = self._documents[document].tokens_read
-        end = begin + len(spans_T2)
-        cuts = np.arange(begin - begin % self.chunk_size + self.chunk_size, end, self.chunk_size)
-        first_C = np.concatenate([[begin], cuts])
-        ids_C = self._next_chunk + np.arange(len(first_C))
-        self._next_chunk += len(first_C)
-        starts_C = np.minimum.reduceat(spans_T2[:, 0], first_C - begin)
-        stops_C = np.maximum.reduceat(spans_T2[:, 1], first_C - begin)
-        return np.stack(
-            [ids_C, np.full_like(ids_C, document), first_C, np.append(cuts, end), starts_C, stops_C], axis=1
-        )
 
     # Searching
 
@@ -216,8 +201,9 @@ class MemoryBank:
         """
         index = self._layer_index(layer)
         scores_BGRTC, slots_BGRTC = self._top(index, queries_BHTD, n_chunks, self._allowed(before, exclude))
-        retrieval = self._gather(index, slots_BGRTC, scores_BGRTC)
-        return Retrieval(*(part.flatten(1, 2).to(queries_BHTD.device) for part in retrieval))
+        keys, values, ids, mask = self._ring.gather(index, slots_BGRTC)
+        parts = (keys, values, scores_BGRTC, ids, mask)
+        return Retrieval(*(part.flatten(1, 2).to(queries_BHTD.device) for part in parts))
 
     @torch.no_grad()
     def scores(self, layer: int, queries_BHTD: torch.Tensor) -> torch.Tensor:
@@ -228,46 +214,50 @@ class MemoryBank:
         by_slot_BGRTC = torch.empty_like(scores_BGRTC).scatter_(-1, slots_BGRTC, scores_BGRTC).cpu()
         return by_slot_BGRTC[..., torch.from_numpy(self._ring.oldest_first())].flatten(1, 2)
 
+    @property
+    def has_index(self) -> bool:
+        """Whether the backend keeps an index, which a bank of few tokens does without all the same."""
+        return self._index is not None
+
+    @property
+    def recall(self) -> Recall | None:
+        """What a search by index found of what an exact one finds, measured on its own latest queries.
+
+        None where no index has been asked: with an exact backend, and in a bank that is too small for one.
+        """
+        return None if self._index is None else self._index.recall
+
+    def settle(self) -> None:
+        """Put what was added into the index, if there is one; else the next search does it, and takes as long."""
+        if self._index is not None:
+            self._index.update()
+
+    def use_backend(self, backend: str) -> None:
+        """Search in another way from now on. Errors: SearchBackendError where that cannot be done here."""
+        check_backend(backend, self.dtype, self.device)
+        self.backend = backend
+        self._index = self._new_index()
+
+    def _new_index(self) -> KeptIndex | None:
+        """A backend's index of the chunks in the ring; None where it has none."""
+        return KeptIndex(self.backend, self._ring, self._index_settings) if self.backend in INDEXED else None
+
     def _top(
         self, index: int, queries_BHTD: torch.Tensor, n_chunks: int, allowed_C: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores and slots of the best chunks, with the heads as [kv_heads, query heads of each]."""
-        B, H, T, D = self._query_shape(queries_BHTD)
+        bank_checks.check_queries(queries_BHTD, self.kv_heads, self.head_dim)
+        B, H, T, D = queries_BHTD.shape
         queries_GQD = queries_BHTD.unflatten(1, (self.kv_heads, -1)).transpose(0, 1).reshape(self.kv_heads, -1, D)
-        keys_GND, chunk_size = self._ring.searched(index)
-        found = top_chunks(
-            queries_GQD.to(self.device),
-            keys_GND,
-            n_chunks=n_chunks,
-            chunk_size=chunk_size,
-            allowed_C=allowed_C,
-            norms_H=self._ring.norms[index],
-            backend=self.backend,
-        )
+        queries_GQD = queries_GQD.to(self.device)
+        if self._index is not None:
+            found = self._index.search(index, queries_GQD, n_chunks, allowed_C)
+        else:
+            keys_GND, chunk_size = self._ring.searched(index)
+            options = {"n_chunks": n_chunks, "chunk_size": chunk_size, "allowed_C": allowed_C}
+            found = top_chunks(queries_GQD, keys_GND, **options, norms_H=self._ring.norms[index], backend=self.backend)
         groups = (self.kv_heads, B, H // self.kv_heads, T, n_chunks)
         return tuple(part.view(groups).transpose(0, 1) for part in found)
-
-    def _gather(self, index: int, slots_BGRTC: torch.Tensor, scores_BGRTC: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The fields of a Retrieval, with the heads still as [kv_heads, query heads of each]."""
-        shape = (*slots_BGRTC.shape[:-1], slots_BGRTC.shape[-1] * self.chunk_size)
-        if self.is_empty:
-            nothing = self._ring.keys[index].new_zeros(*shape, self.head_dim)
-            mask = torch.zeros(shape, dtype=torch.bool, device=self.device)
-            return nothing, nothing.clone(), scores_BGRTC, slots_BGRTC, mask
-        ids_C, lengths_C = self._ring.tables()
-        found = slots_BGRTC.clamp(min=0)
-        ids = ids_C[found].masked_fill(slots_BGRTC < 0, -1)
-        lengths = lengths_C[found].masked_fill(slots_BGRTC < 0, 0)
-        mask = (torch.arange(self.chunk_size, device=self.device) < lengths.unsqueeze(-1)).flatten(-2)
-        complete = bool(mask.all())
-        heads_G111 = torch.arange(self.kv_heads, device=self.device)[:, None, None, None]
-        rows = (found + heads_G111 * self._ring.slots_per_head).flatten()
-        gathered = []
-        for stored_GND in (self._ring.keys[index], self._ring.values[index]):
-            chunks_NE = stored_GND.view(-1, self.chunk_size * self.head_dim)
-            tokens = chunks_NE.index_select(0, rows).view(*shape, self.head_dim)
-            gathered.append(tokens if complete else tokens.masked_fill_(~mask.unsqueeze(-1), 0))
-        return *gathered, scores_BGRTC, ids, mask
 
     def _allowed(self, before: tuple[int, int] | None, exclude: Collection[int]) -> torch.Tensor | None:
         """Which chunk slots may be retrieved, or None where all may."""
@@ -309,28 +299,28 @@ class MemoryBank:
         """Forget everything. Ids go on counting, so that an old id can never mean a new chunk."""
         self._documents: dict[int, _Document] = {}
         self._ring = self._new_ring()
+        self._index = self._new_index()
 
     def resize(self, capacity: int) -> None:
         """Hold at most `capacity` tokens from now on; of more than that the newest stay. Errors: LongMemError."""
-        if capacity < self.chunk_size:
-            raise LongMemError(f"capacity is {capacity} tokens; it must be at least one chunk of {self.chunk_size}.")
+        bank_checks.check_capacity(capacity, self.chunk_size)
         before = set(self._ring.rows_C6[:, DOCUMENT].tolist())
         state = self._ring.ordered()
         self.capacity = capacity - capacity % self.chunk_size
         self._ring = self._new_ring()
         self._ring.restore(*state)
+        self._index = self._new_index()
         self._drop_texts(before)
 
     def _new_ring(self) -> ChunkRing:
         return ChunkRing(
             layers=len(self.memory_layers),
-            kv_heads=self.kv_heads,
-            head_dim=self.head_dim,
-            chunk_size=self.chunk_size,
+            **self._sizes,
             most_chunks=self.capacity // self.chunk_size,
             with_means=self.chunk_key == "mean",
             device=self.device,
             dtype=self.dtype,
+            store=self._store,
         )
 
     # Saving
@@ -360,10 +350,14 @@ class MemoryBank:
         device: str | torch.device = "cpu",
         capacity: int | None = None,
         backend: str | None = None,
+        values: str = "device",
+        values_folder: str | Path | None = None,
+        index_settings: IndexSettings | None = None,
     ) -> "MemoryBank":
         """The bank saved as `folder`, on `device`; with a smaller capacity its newest chunks.
 
-        capacity, backend: as they were saved, unless given.
+        capacity, backend: as they were saved, unless given. values, values_folder: where its values will live.
+        An index is not saved, but made from the keys again.
         Raises BankMismatchError if it is of another model than `fingerprint`, BankFileError if it is missing, damaged
         or forged, SearchBackendError if its backend cannot run here.
         """
@@ -379,6 +373,7 @@ class MemoryBank:
         except LongMemError as error:
             raise BankFileError(f"The memory bank in {folder} cannot be loaded: {error}") from error
         chosen = {"device": device, "capacity": capacity, "backend": backend}
+        chosen |= {"values": values, "values_folder": values_folder, "index_settings": index_settings}
         bank = cls(**settings | {name: choice for name, choice in chosen.items() if choice is not None})
         bank._next_document, bank._next_chunk = state.next_document, state.next_chunk
         bank._documents = {id: _Document(*fields) for id, fields in state.documents.items()}
@@ -403,58 +398,3 @@ class MemoryBank:
             layers = ", ".join(map(str, self.memory_layers))
             raise MemoryLayerError(f"Layer {layer} is no memory layer of this bank; its memory layers are {layers}.")
         return self.memory_layers.index(layer)
-
-    def _query_shape(self, queries_BHTD: torch.Tensor) -> torch.Size:
-        shape = queries_BHTD.shape
-        if len(shape) != 4 or shape[1] % self.kv_heads or shape[3] != self.head_dim:
-            raise BankMismatchError(
-                f"Queries of shape {list(shape)} do not fit this bank; allowed is [rows, heads, tokens, "
-                f"{self.head_dim}] with a multiple of {self.kv_heads} heads."
-            )
-        return shape
-
-    def _checked(self, record: _Document, keys_LHTD, values_LHTD, spans_T2) -> np.ndarray:
-        """The spans as an array, once everything given to `add` has been found to fit."""
-        L, G, D = len(self.memory_layers), self.kv_heads, self.head_dim
-        for name, given in (("Keys", keys_LHTD), ("Values", values_LHTD)):
-            shape = tuple(given.shape)
-            if len(shape) != 4 or shape != (L, G, keys_LHTD.shape[2], D) or not given.is_floating_point():
-                raise BankMismatchError(
-                    f"{name} of shape {list(shape)} and {given.dtype} do not fit this bank; allowed are "
-                    f"floating-point numbers of shape [{L}, {G}, tokens, {D}], as many tokens as keys."
-                )
-        total = keys_LHTD.shape[2]
-        if spans_T2 is None:
-            return np.zeros((total, 2), dtype=np.int64)
-        spans = torch.as_tensor(spans_T2).cpu().numpy()
-        limit = len(record.text) or np.inf
-        fits = spans.shape == (total, 2) and spans.dtype.kind in "iu"
-        if not fits or (spans[:, 0] < 0).any() or (spans[:, 1] < spans[:, 0]).any() or (spans[:, 1] > limit).any():
-            raise BankMismatchError(
-                f"Spans of shape {list(spans.shape)} do not fit {total} tokens of a text of {len(record.text)} "
-                f"characters; each must be start <= stop inside the text."
-            )
-        return spans.astype(np.int64)
-
-
-def _check_settings(memory_layers, kv_heads, head_dim, chunk_size, capacity, chunk_key, dtype) -> None:
-    if not memory_layers or len(set(memory_layers)) != len(memory_layers):
-        raise MemoryLayerError(f"memory_layers is {list(memory_layers)}; it must name at least one layer, each once.")
-    for name, number in (("kv_heads", kv_heads), ("head_dim", head_dim), ("chunk_size", chunk_size)):
-        if number < 1:
-            raise LongMemError(f"{name} is {number}; it must be at least 1.")
-    if capacity < chunk_size:
-        raise LongMemError(f"capacity is {capacity} tokens; it must be at least one chunk of {chunk_size}.")
-    if chunk_key not in CHUNK_KEYS:
-        raise LongMemError(f"chunk_key is {chunk_key!r}; it must be one of {', '.join(CHUNK_KEYS)}.")
-    if dtype not in bank_files.DTYPES.values():
-        raise LongMemError(f"dtype is {dtype}; it must be one of torch.{', torch.'.join(bank_files.DTYPES)}.")
-
-
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise LongMemError(
-            f"device is {device!r}; it must be a device that torch can use here, such as cpu."
-        ) from error

@@ -7,6 +7,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from longmem.config import LongMemConfig
 from longmem.documents import Document, Segment, segments
 from longmem.errors import BankMismatchError, LongMemError
+from longmem.kept_index import IndexSettings
 from longmem.memory_bank import MemoryBank
 
 
@@ -56,8 +58,11 @@ class ReadsDocuments:
         dtype: torch.dtype = torch.bfloat16,
         chunk_key: str | None = None,
         backend: str = "torch",
+        values: str = "device",
+        values_folder: str | Path | None = None,
+        index_settings: IndexSettings | None = None,
     ) -> MemoryBank:
-        """An empty bank of the right shape on this model's device."""
+        """An empty bank of the right shape on this model's device; the other arguments are those of `MemoryBank`."""
         return MemoryBank(
             memory_layers=self.config.memory_layers,
             kv_heads=self.kv_heads,
@@ -69,6 +74,9 @@ class ReadsDocuments:
             device=self.device,
             dtype=dtype,
             backend=backend,
+            values=values,
+            values_folder=values_folder,
+            index_settings=index_settings,
         )
 
     @torch.no_grad()
@@ -104,6 +112,7 @@ class ReadsDocuments:
                 progress(parts[-1].end, total)
             if stop is not None and stop.is_set():
                 break
+        memory.settle()
         return number
 
     def forget(self, memory: MemoryBank, document: int | None = None, *, chunks: Collection[int] = ()) -> None:

@@ -10,6 +10,7 @@ Backends:
 - `torch-coarse`: the same without the second look. Scores are exact, the choice nearly so (recall above 98 %).
 - `faiss-cpu`: needs fp32 keys on the CPU. `faiss-gpu`: `faiss.knn_gpu` directly on CUDA tensors, queries and keys of
   one dtype. Neither casts in silence.
+- `faiss-ivf`, `faiss-hnsw`, `faiss-sq8`, `faiss-shards`: indexes that a bank keeps, see `longmem.kept_index`.
 """
 
 import functools
@@ -20,7 +21,9 @@ import torch
 from longmem.errors import BankMismatchError, LongMemError, RetrievalSizeError, SearchBackendError
 
 CHUNK_KEYS = ("max", "mean")
-BACKENDS = ("torch", "torch-coarse", "faiss-cpu", "faiss-gpu")
+EXACT = ("torch", "torch-coarse", "faiss-cpu", "faiss-gpu")
+INDEXED = ("faiss-ivf", "faiss-hnsw", "faiss-sq8", "faiss-shards")
+BACKENDS = (*EXACT, *INDEXED)
 COARSE_FACTOR = 4
 SCORE_BYTES = 64 * 2**20
 CPU_SCORE_BYTES = 8 * 2**20  # what stays in the cache until its largest are picked
@@ -60,6 +63,8 @@ def top_chunks(
     Raises LongMemError for arguments that do not fit, SearchBackendError where a backend cannot run.
     """
     _check_arguments(queries_HQD, keys_HND, n_chunks, chunk_size, chunk_key)
+    if backend in INDEXED:
+        raise SearchBackendError(f"backend {backend} is an index that a bank keeps; here it must be one of {EXACT}.")
     check_backend(backend, keys_HND.dtype, keys_HND.device)
     H, N, _ = keys_HND.shape
     C = N // chunk_size
@@ -284,7 +289,7 @@ def _search_certified(
     reach_HQ = _reach(coarse_HQm[..., -1:], lost_HQ1)[..., 0]
     for h, q in (reach_HQ >= best[..., -1]).nonzero().tolist():
         slots_m = (_reach(coarse_HQC[h, q], lost_HQ1[h, q]) >= best[h, q, -1]).nonzero()[:, 0]
-        exact_m = _candidate_scores(queries_HQD[h, None, q, None], keys_HND[h, None], chunk_size, slots_m[None, None])
+        exact_m = candidate_scores(queries_HQD[h, None, q, None], keys_HND[h, None], chunk_size, slots_m[None, None])
         best[h, q], place = exact_m[0, 0].topk(n)
         slots[h, q] = slots_m[place]
     return best, slots
@@ -310,7 +315,7 @@ def _coarse(queries_HQD, keys_HND, n: int, chunk_size: int, allowed_HC) -> tuple
     if allowed_HC is not None:
         coarse_HQC.masked_fill_(~allowed_HC[:, None], NOTHING)
     coarse_HQm, slots_HQm = _largest(coarse_HQC, COARSE_FACTOR * n)
-    exact_HQm = _candidate_scores(queries_HQD, keys_HND, chunk_size, slots_HQm)
+    exact_HQm = candidate_scores(queries_HQD, keys_HND, chunk_size, slots_HQm)
     best, place = exact_HQm.masked_fill_(coarse_HQm == NOTHING, NOTHING).topk(n, dim=-1)
     return best, slots_HQm.gather(-1, place), coarse_HQm, coarse_HQC
 
@@ -330,7 +335,7 @@ def _rounded_scores(queries_HQD, keys_HND, chunk_size: int) -> torch.Tensor:
     return best_H1E.view(H, -1, Q).transpose(1, 2).contiguous()
 
 
-def _candidate_scores(queries_HQD, keys_HND, chunk_size: int, slots_HQm) -> torch.Tensor:
+def candidate_scores(queries_HQD, keys_HND, chunk_size: int, slots_HQm) -> torch.Tensor:
     """Exact fp32 scores [H, Q, m] of some chunks of each query."""
     heads_H11 = torch.arange(len(keys_HND))[:, None, None]
     keys_HQmSD = keys_HND.unflatten(1, (-1, chunk_size))[heads_H11, slots_HQm].float()
@@ -357,14 +362,18 @@ def _faiss_head(queries_QD, keys_ND, n: int, chunk_size: int, slots_C) -> tuple[
         return _no_results(queries_QD)
     scores_Qk, tokens_Qk = _faiss_tokens(queries_QD, keys_ND, k)
     chunks_Qk = tokens_Qk // chunk_size
-    order_Qk = chunks_Qk.argsort(dim=-1, stable=True)
-    sorted_Qk = chunks_Qk.gather(-1, order_Qk)
-    again_Qk = torch.zeros_like(chunks_Qk, dtype=torch.bool)
-    again_Qk.scatter_(-1, order_Qk[:, 1:], sorted_Qk[:, 1:] == sorted_Qk[:, :-1])
-    scores_Qk = scores_Qk.masked_fill(again_Qk, NOTHING)
+    scores_Qk = scores_Qk.masked_fill(repeated(chunks_Qk), NOTHING)
     best, place = scores_Qk.topk(min(n, k), dim=-1)
     slots = chunks_Qk.gather(-1, place)
     return best, slots if slots_C is None else slots_C[slots]
+
+
+def repeated(chunks_Qk: torch.Tensor) -> torch.Tensor:
+    """Which chunks stood before in their row."""
+    order_Qk = chunks_Qk.argsort(dim=-1, stable=True)
+    sorted_Qk = chunks_Qk.gather(-1, order_Qk)
+    again_Qk = torch.zeros_like(chunks_Qk, dtype=torch.bool)
+    return again_Qk.scatter_(-1, order_Qk[..., 1:], sorted_Qk[..., 1:] == sorted_Qk[..., :-1])
 
 
 def _faiss_tokens(queries_QD, keys_ND, k: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from longmem import kept_index
 from longmem.__main__ import app
 from longmem.bench import peers
 from longmem.bench.bank_speed import adding, product, recall, searching
@@ -95,6 +96,7 @@ EXPECTED = {
     "read": {"read_to_bare_decoder"},
     "add": {"add_full_to_small", "add_long_to_full"},
     "search": {f"search_{n}_{backend}" for n in ("one", "many") for backend in ("torch", "torch_coarse")},
+    "index": {f"index_{name}" for name in ("faiss_ivf", "faiss_hnsw", "faiss_sq8", "faiss_shards")},
     "generate": {"generate_full_to_empty", "generate_long_to_full"},
     "context": {"context", "context_reading", "context_writing"},
 }
@@ -172,9 +174,22 @@ def test_one_backend_is_searched_where_one_is_named(small):
     assert set(ratios) == {"search_one_torch_coarse", "search_many_torch_coarse"}
 
 
+def test_an_index_is_compared_with_the_exact_search_of_the_same_text(small, monkeypatch):
+    monkeypatch.setattr(kept_index, "LEAST_TOKENS", 256)
+    result = run_bench("index", small(backend="faiss-sq8"))
+    assert set(result["ratios"]) == {"index_faiss_sq8"}
+    row = result["ratios"]["index_faiss_sq8"]
+    assert (row["a"], row["b"], row["tokens"]) == ("exact", "faiss-sq8", 512)
+    assert row["recall"] > 0.9
+    assert row["index_bytes"] == 512 * 2 * 8  # a byte for each number of each key-value head
+    assert f"(recall {row['recall']:.3f})" in table(result)[1][1]
+    with pytest.raises(LongMemError, match="index needs faiss, and --backend must be one of faiss-ivf"):
+        run_bench("index", small(backend="torch-coarse"))
+
+
 def test_backends_that_cannot_run_are_passed_over(small, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    assert Workbench(small()).backends() == [name for name in BACKENDS if not name.startswith("faiss")]
+    assert Workbench(small()).backends(BACKENDS) == [name for name in BACKENDS if not name.startswith("faiss")]
 
 
 # The peer -----------------------------------------------------------------------------------------------------------

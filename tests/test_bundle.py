@@ -163,14 +163,14 @@ def test_a_file_of_another_model_is_read_again_and_says_so(studio, path):
 
 @pytest.mark.parametrize("with_states", [True, False])
 def test_the_way_memory_was_used_comes_back_with_it(studio, path, with_states):
-    wanted = {"capacity": 2048, "chunk_size": 8, "retrieved_tokens": 24, "layers": (3,)}
+    wanted = {"capacity": 2048, "chunk_size": 8, "retrieved_tokens": 24, "layers": (3,), "backend": "faiss-sq8"}
     list(studio.set_memory("me", wanted))
     session = studio.store.get("me")
     keep(studio, path, with_states=with_states)
     load(studio, path)
     other = studio.store.get("you")
     assert other.settings == session.settings
-    assert (other.bank.chunk_size, other.bank.capacity) == (8, 2048)
+    assert (other.bank.chunk_size, other.bank.capacity, other.bank.backend) == (8, 2048, "faiss-sq8")
     assert [c.stop for c in other.bank.chunks()] == [c.stop for c in session.bank.chunks()]
 
 

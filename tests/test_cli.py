@@ -9,6 +9,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from longmem import kept_index
 from longmem.__main__ import app
 from longmem.evaluate_commands import typed
 from longmem.model import LongMemForCausalLM
@@ -59,6 +60,37 @@ def test_generate_prints_one_json_object_and_nothing_else_on_standard_output(fol
     assert all(row["text"] == STORY[row["start"] : row["end"]] for row in found["trace"])
     assert {row["step"] for row in found["trace"]} == set(range(6))
     assert "story.txt" in done.stderr
+
+
+@pytest.fixture
+def small_index(monkeypatch):
+    monkeypatch.setattr(kept_index, "LEAST_TOKENS", 64)
+
+
+def test_a_search_by_index_says_its_recall(folder, small_index, tmp_path):
+    options = ["--document", folder / "story.txt", "--backend", "faiss-sq8", "--values-folder", tmp_path]
+    found = generate(folder, *options)["memory"]["search"]
+    assert (found["backend"], found["queries"] > 0) == ("faiss-sq8", True)
+    assert 0.9 < found["recall"] <= 1
+    shown = invoke("generate", "--model", folder / "model", "--prompt", "The ship", "--max-new-tokens", 3, *options)
+    assert "% of what an exact search finds was found (recall, over" in shown.stdout
+
+
+def test_reading_for_a_search_by_index_says_its_recall_and_saves_the_backend(folder, small_index, tmp_path):
+    given = ["read", folder / "story.txt", "--model", folder / "model", "--output", tmp_path / "bank"]
+    done = invoke(*given, "--backend", "faiss-hnsw")
+    assert done.exit_code == 0, done.output
+    assert "faiss-hnsw: 100.0% of what an exact search finds" in done.stderr
+    assert parse(done.stdout)["search"]["queries"] > 0
+    assert generate(folder, "--memory", tmp_path / "bank")["memory"]["search"]["backend"] == "faiss-hnsw"
+    assert "search" not in generate(folder, "--memory", tmp_path / "bank", "--backend", "torch")["memory"]
+
+
+def test_a_bank_too_small_for_an_index_is_searched_exactly_and_that_is_said(folder):
+    options = ["--document", folder / "story.txt", "--backend", "faiss-ivf"]
+    assert generate(folder, *options)["memory"]["search"] == {"backend": "faiss-ivf", "recall": None, "queries": 0}
+    shown = invoke("generate", "--model", folder / "model", "--prompt", "The ship", "--max-new-tokens", 3, *options)
+    assert "faiss-ivf: every search was exact" in shown.stdout
 
 
 def test_trace_ranks_limits_what_is_printed(folder):

@@ -20,6 +20,7 @@ from app.source_handlers import SourceHandlers
 from app.switches import Switches
 from app.what_if import again
 from app.what_if_markup import comparison
+from longmem import kept_index
 from longmem.documents import Document
 from longmem.errors import DocumentError, LongMemError, MemoryBudgetError
 from longmem.memory_bank import MemoryBank
@@ -439,6 +440,30 @@ def test_capacity_retrieved_tokens_and_layers_take_effect_at_once(opened):
     assert trace["rank"].max() == 1
 
 
+def test_a_search_by_index_is_chosen_and_its_recall_stands_under_the_gauge(opened, monkeypatch):
+    monkeypatch.setattr(kept_index, "LEAST_TOKENS", 64)
+    before = opened.store.get("me").memory_version
+    view = last(opened.set_memory("me", MEMORY | {"backend": "faiss-sq8"}))
+    assert view.settings.backend == bank(opened).backend == "faiss-sq8"
+    assert "faiss-sq8: no search by index yet" in view.gauge
+    assert opened.store.get("me").memory_version != before
+    list(opened.generate("me", "The keeper", SETTINGS))
+    assert re.search(r"faiss-sq8: recall (100\.0|9\d\.\d)% of exact search, over \d+ queries", opened.look("me").gauge)
+    view = last(opened.set_memory("me", MEMORY | {"backend": "faiss-hnsw", "chunk_size": 8}))
+    assert "Memory is set" in view.status, view.notice
+    assert bank(opened).backend == "faiss-hnsw"
+    assert "faiss" not in last(opened.set_memory("me", MEMORY)).gauge
+
+
+def test_a_search_whose_index_finds_no_room_is_said_and_the_old_one_goes_on(opened, monkeypatch):
+    monkeypatch.setattr(kept_index, "LEAST_TOKENS", 64)
+    list(opened.set_memory("me", MEMORY))
+    monkeypatch.setattr(opened.store, "byte_budget", bank(opened).nbytes)
+    view = last(opened.set_memory("me", MEMORY | {"backend": "faiss-hnsw"}))
+    assert "memory" in view.notice
+    assert view.settings.backend == bank(opened).backend == "torch"
+
+
 def test_chunks_of_another_size_are_read_again(opened):
     text, n_tokens = bank(opened).documents[0].text, bank(opened).n_tokens
     views = list(opened.set_memory("me", MEMORY | {"chunk_size": 8}))
@@ -469,6 +494,7 @@ def test_reading_again_that_is_stopped_leaves_memory_as_it_was(opened):
         ({"capacity": None}, "whole numbers"),
         ({"chunk_size": 3}, "Chunk size is 3"),
         ({"retrieved_tokens": 6}, "Retrieved tokens are 6"),
+        ({"backend": "faiss-cpu"}, "must be one of torch, torch-coarse, faiss-ivf"),
         ({"layers": (2,)}, "Layers [2] have no memory"),
     ],
 )

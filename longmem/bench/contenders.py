@@ -88,6 +88,7 @@ class WithMemory:
         document = self.bank.begin_document("read")
         for group in batches(segments(len(ids_T), model.config.window, 0), None, model):
             model.read_segments(ids_T, group, memory=self.bank, document=document)
+        self.bank.settle()
         self.prompt_BT = ids_T[None, -PROMPT:]
 
     def write(self, new_tokens: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from longmem.bench import bank_speed, model_speed, peers
+from longmem.bench import bank_speed, index_speed, model_speed, peers
 from longmem.bench.workbench import BenchOptions, Workbench
 from longmem.errors import LongMemError
 from longmem.records import write_json
@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Callable[[Workbench], dict]] = {
     "read": model_speed.read,
     "add": bank_speed.add,
     "search": bank_speed.search,
+    "index": index_speed.index,
     "generate": model_speed.generate,
     "context": model_speed.context,
     "peers": peers.peers,
@@ -65,7 +66,8 @@ def table(result: dict) -> list[list[str]]:
     for name, row in result["ratios"].items():
         spread = f"{row['low']:.2f} to {row['high']:.2f}"
         met = "yes" if row["is_met"] else "no"
-        rows.append([name, f"{row['a']} / {row['b']}", f"{row['ratio']:.2f}", spread, row["goal"], met])
+        recall = f" (recall {row['recall']:.3f})" if "recall" in row else ""
+        rows.append([name, f"{row['a']} / {row['b']}{recall}", f"{row['ratio']:.2f}", spread, row["goal"], met])
     rows += [[name, "not measured", "-", "-", "-", "-"] for name in result["skipped"]]
     settings = result["settings"]
     threads = f"{settings['threads']} thread{'' if settings['threads'] == 1 else 's'}"

@@ -4,7 +4,7 @@ Shapes: L memory layers, G key-value heads, H query heads, T tokens, D head dime
 """
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -90,9 +90,9 @@ class Workbench:
     def device(self) -> torch.device:
         return self.model.device
 
-    def backends(self) -> list[str]:
-        """The one that was asked for, or all that can search here."""
-        return [self.options.backend] if self.options.backend else [name for name in BACKENDS if self._can_run(name)]
+    def backends(self, names: Sequence[str]) -> list[str]:
+        """The one that was asked for, or all of these that can search here."""
+        return [self.options.backend] if self.options.backend else [name for name in names if self._can_run(name)]
 
     def _can_run(self, backend: str) -> bool:
         try:
@@ -119,14 +119,18 @@ class Workbench:
         keys, values = self.keys_values_LGTD
         return keys[:, :, : self.model.config.window], values[:, :, : self.model.config.window]
 
-    @torch.no_grad()
     def queries_1HTD(self, n: int) -> Tensor:
-        """Queries of n tokens of the text in the first memory layer, as the backbone asks there."""
+        """Queries of the first n tokens of the text."""
+        window = min(n, self.model.config.window)
+        return self.queries_of(self.tokens(-(-n // window) * window))[:, :, :n].contiguous()
+
+    @torch.no_grad()
+    def queries_of(self, ids_T: Tensor) -> Tensor:
+        """Queries [1, H, T, D] of whole windows of tokens in the first memory layer, as the backbone asks there."""
         model = self.model
-        window = min(n, model.config.window)
-        states = model.backbone(self.tokens(-(-n // window) * window).view(-1, window))
+        states = model.backbone(ids_T.view(-1, min(len(ids_T), model.config.window)))
         q_BHTD = states.qkv[model.config.memory_layers[0]][0]
-        return q_BHTD.transpose(0, 1).flatten(1, 2)[None, :, :n].contiguous()
+        return q_BHTD.transpose(0, 1).flatten(1, 2)[None]
 
     def empty_bank(self, capacity: int, backend: str) -> MemoryBank:
         dtype = bank_dtype(backend, self.model.dtype)
@@ -139,6 +143,7 @@ class Workbench:
         document = bank.begin_document("filled")
         for keys_LGTD, values_LGTD in self._blocks(tokens):
             bank.add(document, keys_LGTD, values_LGTD)
+        bank.settle()
         return bank
 
     def _full_bank(self, backend: str) -> MemoryBank:
