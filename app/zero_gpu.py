@@ -138,7 +138,8 @@ class ZeroGpu:
         seconds, result = effort.seconds(self._n_parameters), secrets.token_urlsafe(18)
         job = Job(work, arguments, self._file_of(session.bank), result, retrieval, _state(session), stop, seconds)
         flag, ended = self._flag(job), threading.Event()
-        threading.Thread(target=_pass_on, args=(getattr(session, stop), flag, ended), daemon=True).start()
+        passing_on = threading.Thread(target=_pass_on, args=(getattr(session, stop), flag, ended), daemon=True)
+        passing_on.start()
         try:
             outcome = None
             with closing(self._call(job)) as sent:
@@ -154,6 +155,7 @@ class ZeroGpu:
             self._take(session, job, outcome)
         finally:
             ended.set()
+            passing_on.join()  # or it may put the file there once more
             flag.unlink(missing_ok=True)
             if session.bank not in self._saved or self._saved[session.bank][0] != result:
                 shutil.rmtree(self._folder / result, ignore_errors=True)
