@@ -13,7 +13,7 @@ from longmem.evaluation.__main__ import MODULES
 ROOT = Path(__file__).parent.parent
 LIBRARY = (
     "errors options config readers confined documents demonstrations backbone search chunk_ring bank_files "
-    "retrieval memory_bank memory_archive row_memory trace fusion low_rank sidenet cache reading model_files model "
+    "retrieval memory_bank memory_archive row_memory trace fusion low_rank sidenet cache reading hub model_files model "
     "anatomy generation scoring induction training_free classification memorizing training records bench evaluation "
     "commands train_commands evaluate_commands bench_commands backbone_commands __main__"
 ).split()
