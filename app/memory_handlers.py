@@ -16,7 +16,7 @@ from app.reading import Progress, check_length, read
 from app.session import Session
 from app.settings import MemorySettings, Place
 from app.studio import StudioBase, alone, news, said
-from app.zero_gpu import Effort
+from app.zero_gpu import WORKERS, Effort
 from longmem.documents import Document
 from longmem.errors import LongMemError
 from longmem.memory_bank import MemoryBank
@@ -45,7 +45,8 @@ class MemoryHandlers(StudioBase):
         """HTML of what runs here."""
         n_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         layers, device = self.model.config.memory_layers, self.model.device
-        return markup.model_line(n_parameters, layers, str(device), self.model.device_reason)
+        reason = self.model.device_reason if self.zero_gpu is None else WORKERS
+        return markup.model_line(n_parameters, layers, str(device), reason)
 
     def open(self, key: str) -> Iterator[MemoryView]:
         """A new visitor: their memory begins with the opening sample; the first one of all waits until it is read."""

@@ -43,6 +43,7 @@ SMALL = 500_000_000  # parameters; a larger model is that much slower
 USABLE = 0.75  # of the seconds: then a worker stops by itself, to save what it has
 POLL_SECONDS = 0.05
 BACK = ("run", "written", "chosen", "head", "switches")  # fields of a session that come back from a worker
+WORKERS = "ZeroGPU lends a GPU to every call that reads, writes or scores"
 KILLED = (
     "The GPU was taken away before this had ended: what is in your memory is as it was. Try it again, or with a "
     "shorter text."
@@ -67,13 +68,14 @@ class Effort:
 class Job:
     """One call: `work(model, session, *arguments)` gives a value, or an iterator of values; all of it is pickled.
 
-    bank, result: ids under which the bank lies, and will lie where it changes. retrieval: chunk size and retrieved
-    tokens. state: fields of the session. stop: the name of its event that ends the work.
+    bank: the id under which it lies, and its version; result: the id under which it shall lie where it changes.
+    retrieval: chunk size and retrieved tokens. state: fields of the session. stop: the name of its event that ends the
+    work.
     """
 
     work: Callable
     arguments: tuple
-    bank: str
+    bank: tuple[str, tuple]
     result: str
     retrieval: tuple[int, int]
     state: dict
@@ -112,6 +114,7 @@ class ZeroGpu:
         self._kept = tempfile.TemporaryDirectory(prefix="longmem-zero-")  # for this user's eyes only
         self._folder = Path(self._kept.name)
         self._saved: weakref.WeakKeyDictionary[MemoryBank, tuple[str, tuple]] = weakref.WeakKeyDictionary()
+        self._at_hand: tuple[tuple[str, tuple], MemoryBank] | None = None  # in a worker: the bank of its last call
 
         def work(job: Job) -> Iterator[bytes]:
             yield from self._work(job)
@@ -176,14 +179,14 @@ class ZeroGpu:
             getattr(session, job.stop).set()
             raise LongMemError(OVER.format(job.seconds))
 
-    def _file_of(self, bank: MemoryBank) -> str:
-        """The id of a folder that holds the bank as it is now; it is deleted with the bank."""
+    def _file_of(self, bank: MemoryBank) -> tuple[str, tuple]:
+        """The id of a folder that holds the bank as it is now, and its version; it is deleted with the bank."""
         id, state = self._saved.get(bank, (None, None))
         if state != _version(bank):
             id = id or secrets.token_urlsafe(18)
             bank.save(self._folder / id)
             self._keep(bank, id)
-        return id
+        return self._saved[bank]
 
     def _keep(self, bank: MemoryBank, id: str) -> None:
         if bank not in self._saved:
@@ -204,7 +207,7 @@ class ZeroGpu:
             model = self._model.to(self._device).with_retrieval(
                 chunk_size=job.retrieval[0], retrieved_tokens=job.retrieval[1]
             )
-            session = Session("", MemoryBank.load(self._folder / job.bank, device=model.device), **job.state)
+            session = Session("", self._bank_of(job), **job.state)
             before = session.bank, _version(session.bank)
             watched = (self._flag(job), getattr(session, job.stop), deadline, ended, late)
             threading.Thread(target=_watch, args=watched, daemon=True).start()
@@ -215,12 +218,25 @@ class ZeroGpu:
         finally:
             ended.set()
         try:
-            changed = session is not None and (session.bank, _version(session.bank)) != before
-            if changed:
-                session.bank.save(self._folder / job.result)
+            changed = session is not None and self._put_away(session.bank, job, before)
         except Exception as raised:
             changed, error = False, _picklable(raised)
         yield pickle.dumps(Outcome(_changes(session, job), changed, error, late.is_set()))
+
+    def _put_away(self, bank: MemoryBank, job: Job, before: tuple) -> bool:
+        """Save the bank where it is another than before, and keep it at hand; whether it is."""
+        changed = (bank, _version(bank)) != before
+        if changed:
+            bank.save(self._folder / job.result)
+        self._at_hand = (job.result, _version(bank)) if changed else job.bank, bank
+        return changed
+
+    def _bank_of(self, job: Job) -> MemoryBank:
+        """The bank of a job, for it alone: the one at hand, or that of the files."""
+        at_hand, self._at_hand = self._at_hand, None
+        if at_hand is not None and at_hand[0] == job.bank:
+            return at_hand[1]
+        return MemoryBank.load(self._folder / job.bank[0], device=self._model.device)
 
 
 def _version(bank: MemoryBank) -> tuple:

@@ -2,15 +2,12 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
+from transformers import PreTrainedModel
 
 from longmem.errors import LongMemError
-
-if TYPE_CHECKING:
-    from longmem.model import LongMemForCausalLM
 
 CARD = "README.md"
 LOADING = """from longmem import LongMemForCausalLM
@@ -19,7 +16,7 @@ model = LongMemForCausalLM.from_pretrained("{}")"""
 
 
 def push(
-    model: "LongMemForCausalLM",
+    model: PreTrainedModel,
     repo_id: str,
     *,
     private: bool | None = None,
@@ -28,10 +25,11 @@ def push(
     revision: str | None = None,
     create_pr: bool = False,
 ) -> str:
-    """Upload weights, configuration, tokenizer and card to a repository, which is made where there is none.
+    """Upload a LongMem model's weights, configuration, tokenizer and card to a repository, which is made where there is none.
 
     A SideNet that was saved alone is pushed alone. Returns: the address of the commit, or of the pull request.
-    Errors: LongMemError for an id that no repository can have; OSError where the hub refuses or is not reached.
+    Errors: LongMemError for an id that no repository can have, or a card that the hub does not take; OSError where it
+    refuses or is not reached.
     """
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
@@ -41,23 +39,21 @@ def push(
         except HFValidationError as error:
             raise LongMemError(f"repo_id is {repo_id!r}; it must be of the form USER/NAME.") from error
         (Path(folder) / CARD).write_text(own_card(model) or card_of(model, repo_id), encoding="utf-8")
-        commit = api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            commit_message=commit_message,
-            revision=revision,
-            create_pr=create_pr,
-        )
+        options = {"commit_message": commit_message, "revision": revision, "create_pr": create_pr}
+        try:
+            commit = api.upload_folder(repo_id=repo_id, folder_path=folder, **options)
+        except (ValueError, RuntimeError) as error:  # a card with faulty metadata; an upload that broke off
+            raise LongMemError(f"The hub does not take this: {' '.join(str(error).split())}") from error
     return str(commit.pr_url or commit.commit_url)
 
 
-def own_card(model: "LongMemForCausalLM") -> str | None:
+def own_card(model: PreTrainedModel) -> str | None:
     """The card in the folder that the model was loaded from, if there is one."""
     path = Path(model.name_or_path or "") / CARD
     return path.read_text(encoding="utf-8") if model.name_or_path and path.is_file() else None
 
 
-def card_of(model: "LongMemForCausalLM", repo_id: str) -> str:
+def card_of(model: PreTrainedModel, repo_id: str) -> str:
     """A short card of what the model itself says; what it was trained on it does not know."""
     config, backbone = model.config, model.config.backbone_config
     name = config.backbone_name_or_path

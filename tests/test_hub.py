@@ -17,6 +17,8 @@ from longmem.documents import Document
 from longmem.errors import LongMemError
 from longmem.model import LongMemForCausalLM
 
+# What the hub's own library says of its own upload.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
 
@@ -53,6 +55,9 @@ class Answers(BaseHTTPRequestHandler):
             hub.made.append(made)
             name = f"{made.get('organization', 'me')}/{made['name']}"
             self._send({"url": f"{hub.url}/{name}", "id": name})
+        elif path == "/api/validate-yaml":
+            wrong = "not valid" in json.loads(body)["content"]
+            self._send({"errors": [{"message": "no"}] * wrong, "warnings": []}, 400 if wrong else 200)
         elif "/preupload/" in path:
             modes = [
                 ("lfs" if f["path"].endswith(".safetensors") else "regular", f["path"])
@@ -86,7 +91,7 @@ class Answers(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(monkeypatch) -> Iterator[Hub]:
     hub = Hub()
-    thread = threading.Thread(target=hub.serve_forever, daemon=True)
+    thread = threading.Thread(target=hub.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -147,6 +152,11 @@ def test_the_command_pushes_a_folder_with_its_own_card_and_in_its_own_precision(
     assert hub.files["README.md"] == b"# A card of one's own\n"
     assert hub.files["model.safetensors"] == (tmp_path / "model" / "model.safetensors").read_bytes()
     assert "visibility" not in hub.made[0]
+    hub.files.clear()
+    (tmp_path / "model" / "README.md").write_text("---\nlicense: not valid\n---\n", encoding="utf-8")
+    result = CliRunner().invoke(app, arguments)
+    assert (result.exit_code, hub.files) == (2, {})
+    assert "The hub does not take this: Invalid metadata in README.md. - no" in result.stderr
 
 
 def test_what_no_repository_can_be_called_is_said(hub, tiny_model):

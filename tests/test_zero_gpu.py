@@ -33,8 +33,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
 STORY = "The lighthouse keeper wrote the name of every ship in a long ledger. " * 12
-LATER = "In the morning the ship returned, and the keeper read the ledger again. " * 6
-SETTINGS = {"max_new_tokens": 6, "temperature": 0.8, "top_p": 0.9, "seed": 1}
+LATER = "In the morning the ship returned, and the keeper read the ledger again. " * 3
+SETTINGS = {"max_new_tokens": 4, "temperature": 0.8, "top_p": 0.9, "seed": 1}
 LONGEST = 60.0  # seconds that a worker may be silent
 FORK = multiprocessing.get_context("fork")
 
@@ -187,7 +187,7 @@ def test_what_a_worker_reads_and_writes_is_what_is_read_and_written_here(plain, 
     assert [record.name for record in bank(away).documents.values()] == ["the-keeper.txt", "later"]
     texts = [[(view.with_memory, view.plain) for view in studio.views] for studio in (plain, away)]
     assert texts[0][-1] == texts[1][-1]
-    assert len(texts[1]) >= 6  # as it was written, not at the end
+    assert len(texts[1]) >= 4  # as it was written, not at the end
     here, there = (studio.store.get("me") for studio in (plain, away))
     assert same_run(here.run, there.run)
     assert (here.chosen, here.written.text) == (there.chosen, there.written.text)
