@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from transformers import PreTrainedModel
 
@@ -25,9 +25,10 @@ def push(
     revision: str | None = None,
     create_pr: bool = False,
 ) -> str:
-    """Upload a LongMem model's weights, configuration, tokenizer and card to a repository, which is made where there is none.
+    """Upload a LongMem model's weights, configuration, tokenizer and card to a repository of the hub.
 
-    A SideNet that was saved alone is pushed alone. Returns: the address of the commit, or of the pull request.
+    It is made where there is none. A SideNet that was saved alone is pushed alone. Returns: the address of the commit,
+    or of the pull request.
     Errors: LongMemError for an id that no repository can have, or a card that the hub does not take; OSError where it
     refuses or is not reached.
     """
@@ -39,9 +40,10 @@ def push(
         except HFValidationError as error:
             raise LongMemError(f"repo_id is {repo_id!r}; it must be of the form USER/NAME.") from error
         (Path(folder) / CARD).write_text(own_card(model) or card_of(model, repo_id), encoding="utf-8")
+        files = [CommitOperationAdd(path.name, path) for path in sorted(Path(folder).iterdir())]
         options = {"commit_message": commit_message, "revision": revision, "create_pr": create_pr}
         try:
-            commit = api.upload_folder(repo_id=repo_id, folder_path=folder, **options)
+            commit = api.create_commit(repo_id, files, **options)
         except (ValueError, RuntimeError) as error:  # a card with faulty metadata; an upload that broke off
             raise LongMemError(f"The hub does not take this: {' '.join(str(error).split())}") from error
     return str(commit.pr_url or commit.commit_url)
