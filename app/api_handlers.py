@@ -1,20 +1,23 @@
 """What the API does: dictionaries out; errors are raised as LongMemError."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
-from app.generating import MAX_PROMPT, begin, check_prompt, keep
+from app import scored
+from app.generating import MAX_PROMPT, begin, check_prompt, effort_of, keep
 from app.memory_handlers import MemoryHandlers, pasted
 from app.scored import shortened
-from app.session import Recipe
+from app.session import Recipe, Session
 from app.settings import Settings
 from app.studio import NAMED, alone
 from app.switches import Switches
 from app.writing import write
+from app.zero_gpu import Effort
 from longmem.documents import Document
 from longmem.errors import LongMemError
 from longmem.generation import GeneratedToken
 from longmem.memory_bank import MemoryBank
+from longmem.model import LongMemForCausalLM
 from longmem.scoring import look_up, score
 from longmem.trace import RetrievalTrace
 
@@ -40,30 +43,18 @@ class ApiHandlers(MemoryHandlers):
         check_prompt(prompt)
         check_ranks(trace_ranks)
         with alone(self.store.get(key)) as session:
-            stop = session.stop_generating = threading.Event()
-            bank, silence = session.bank if use_memory else None, self.silent_layers(session)
-            writing = begin(self.model_of(session), prompt, chosen, bank, silence=silence)
-            tokens = []
-            try:
-                for (token,) in write([writing], stop):
-                    tokens.append(token)
-                    yield result(tokens)
-            finally:
-                tokens += writing.end()
-            whole = writing.generation.trace
-            if use_memory and tokens:
-                recipe = Recipe("generated", prompt, None, chosen, session.memory_version, tuple(silence))
-                keep(session, recipe, whole, writing.generation.running.text)
-            trace = rows_of(whole, trace_ranks)
-            yield {**result(tokens), "memory": summary(session.bank, key), "trace": trace}
+            session.stop_generating = threading.Event()
+            arguments = (prompt, chosen, use_memory, self.silent_layers(session), trace_ranks)
+            for found in self.work(write_text, session, *arguments, effort=effort_of(self.model, prompt, chosen)):
+                yield {**found, "memory": summary(session.bank, key)} if "trace" in found else found
 
     def retrieve(self, key: str, text: str, *, trace_ranks: int) -> dict:
         """API: what each token of a phrase looks up: `tokens` and `trace`."""
         check_ranks(trace_ranks)
         check_prompt(text)
         with alone(self.store.get(key)) as session:
-            options = {"memory": session.bank, "silence": self.silent_layers(session)}
-            trace = look_up(self.model_of(session), shortened(self.model, text), **options)
+            effort = scored.effort_of(self.model)
+            trace = self.ask(look_up_text, session, text, self.silent_layers(session), effort=effort)
         return {"tokens": trace.tokens, "trace": rows_of(trace, trace_ranks)}
 
     def score_text(self, key: str, text: str, context: str, *, trace_ranks: int) -> dict:
@@ -72,12 +63,8 @@ class ApiHandlers(MemoryHandlers):
         check_prompt(text)
         check_context(context)
         with alone(self.store.get(key)) as session:
-            text = shortened(self.model, text)
-            options = {"memory": session.bank, "silence": self.silent_layers(session)}
-            trace = score(self.model_of(session), text, context=context, **options)
-            prompt = context or text[: len(text) - len("".join(trace.tokens))]
-            recipe = Recipe("scored", prompt, None, None, session.memory_version, tuple(options["silence"]))
-            keep(session, recipe, trace, context + text)
+            silence, effort = self.silent_layers(session), Effort(read=2 * (len(context) + scored.MOST_SCORED))
+            trace = self.ask(score_kept, session, text, context, silence, effort=effort)
         numbers = {"logprob": trace.logprobs, "logprob_empty": trace.logprobs_empty, "effect": trace.effects}
         rounded = {name: [round(x, 6) for x in values] for name, values in numbers.items()}
         return {"tokens": trace.tokens, **rounded, "trace": rows_of(trace, trace_ranks)}
@@ -95,11 +82,8 @@ class ApiHandlers(MemoryHandlers):
         for kind, values in off.items():
             switches = switches.toggled(kind, values)
         with alone(self.store.get(key)) as session:
-            model, silence = self.model_of(session), self.silent_layers(session)
-            options = {"context": context, "memory": session.bank}
-            was = score(model, shortened(model, text), **options, silence=silence)
-            switched = {"exclude": switches.exclude(session.bank), "silence": [*silence, *switches.silence]}
-            now = score(model, shortened(model, text), **options, **switched)
+            silence, effort = self.silent_layers(session), Effort(read=4 * (len(context) + scored.MOST_SCORED))
+            was, now = self.ask(score_with_and_without, session, text, context, silence, switches, effort=effort)
         pairs = {"logprob": was.logprobs, "logprob_off": now.logprobs}
         return {"tokens": was.tokens, **{name: [round(x, 6) for x in values] for name, values in pairs.items()}}
 
@@ -113,6 +97,61 @@ class ApiHandlers(MemoryHandlers):
         """API: `memory`, `documents` (id, name, tokens, chunks), `tokens`, `chunks`, `capacity`, `bytes`, `device`."""
         with alone(self.store.get(key)) as session:
             return summary(session.bank, key)
+
+
+# What needs the model: functions of their own, so that a worker can be given them.
+
+Silence = Collection[tuple[int, int | None]]
+
+
+def write_text(
+    model: LongMemForCausalLM,
+    session: Session,
+    prompt: str,
+    chosen: Settings,
+    use_memory: bool,
+    silence: Silence,
+    trace_ranks: int,
+) -> Iterator[dict]:
+    """`result` after every token; the last has `trace` too, and with memory it is the session's run."""
+    writing = begin(model, prompt, chosen, session.bank if use_memory else None, silence=silence)
+    tokens = []
+    try:
+        for (token,) in write([writing], session.stop_generating):
+            tokens.append(token)
+            yield result(tokens)
+    finally:
+        tokens += writing.end()
+    whole = writing.generation.trace
+    if use_memory and tokens:
+        recipe = Recipe("generated", prompt, None, chosen, session.memory_version, tuple(silence))
+        keep(session, recipe, whole, writing.generation.running.text)
+    yield {**result(tokens), "trace": rows_of(whole, trace_ranks)}
+
+
+def look_up_text(model: LongMemForCausalLM, session: Session, text: str, silence: Silence) -> RetrievalTrace:
+    """What a phrase looks up, as far as it is not too long."""
+    return look_up(model, shortened(model, text), memory=session.bank, silence=silence)
+
+
+def score_kept(
+    model: LongMemForCausalLM, session: Session, text: str, context: str, silence: Silence
+) -> RetrievalTrace:
+    """A scored text, which is the session's run then."""
+    text = shortened(model, text)
+    trace = score(model, text, context=context, memory=session.bank, silence=silence)
+    prompt = context or text[: len(text) - len("".join(trace.tokens))]
+    keep(session, Recipe("scored", prompt, None, None, session.memory_version, tuple(silence)), trace, context + text)
+    return trace
+
+
+def score_with_and_without(
+    model: LongMemForCausalLM, session: Session, text: str, context: str, silence: Silence, switches: Switches
+) -> tuple[RetrievalTrace, RetrievalTrace]:
+    """A text scored as it is, and with something off."""
+    text, options = shortened(model, text), {"context": context, "memory": session.bank}
+    switched = {"exclude": switches.exclude(session.bank), "silence": [*silence, *switches.silence]}
+    return score(model, text, **options, silence=silence), score(model, text, **options, **switched)
 
 
 def check_context(context: str) -> None:

@@ -16,12 +16,14 @@ from app.generating import keep
 from app.handlers import MemoryView, Studio, alone, said
 from app.markup import TokenMark
 from app.session import Recipe, Session
+from app.zero_gpu import Effort
 from longmem import classification
 from longmem.classification import Answer, Classification, Task, retrieved_demonstrations, vote
 from longmem.demonstrations import Demonstration, DemonstrationSet
 from longmem.errors import LongMemError
 from longmem.evaluation.results import draw as draw_items
 from longmem.memory_bank import MemoryBank
+from longmem.model import LongMemForCausalLM
 
 MAX_TEXT = 20_000  # characters of a text to classify
 MAX_IN_WINDOW = 64
@@ -157,7 +159,8 @@ def classified(
     window, _ = draw(shown, whole_number("In the window", in_window, 0, MAX_IN_WINDOW))
     task = Task(shown.labels, shown.template, tuple(window))
     silence = studio.silent_layers(session)
-    found = classification.classify(studio.model_of(session), text, task, session.bank, silence=silence)
+    read = task_length(task, text)
+    found = studio.ask(classify_by, session, text, task, silence, effort=Effort(read=4 * read))
     prompt = "".join(shown.template.render(demonstration) for demonstration in window[: found.in_window])
     recipe = Recipe("scored", prompt, version=session.memory_version, silence=tuple(silence))
     payload = keep(session, recipe, found.trace, "")
@@ -171,6 +174,19 @@ def classified(
     ]
     panel = demonstration_markup.read_text(markup.token_panel(prompt, marks, panel="with", run=session.run.number))
     return described(found, session.bank, document, shown), payload, panel
+
+
+def classify_by(
+    model: LongMemForCausalLM, session: Session, text: str, task: Task, silence: Sequence[tuple[int, int | None]]
+) -> Classification:
+    """A text classified with the session's memory, and without."""
+    return classification.classify(model, text, task, session.bank, silence=silence)
+
+
+def task_length(task: Task, text: str) -> int:
+    """Characters, so tokens at most, that are read to classify a text: the window, the text and every label."""
+    window = sum(len(task.template.render(demonstration)) for demonstration in task.in_window)
+    return window + (len(text) + 16) * len(task.labels)
 
 
 def chosen_set(session: Session, document: int | None) -> tuple[int, DemonstrationSet]:
@@ -290,12 +306,21 @@ def measured(
     def reserve(bank: MemoryBank, n_tokens: int, text: str) -> None:
         studio.store.reserve(session, session.bank.nbytes + bank.nbytes_with(n_tokens, text))
 
+    n_read = len(shown.document.text) * len(sizes) + sum(len(test.text) for test in tests) * len(shown.labels)
     try:
-        options = {"in_window": window, "sizes": sizes, "stop": session.stop_generating, "reserve": reserve}
+        # What a worker fills with its own banks is not this process's memory.
+        options = {"in_window": window, "sizes": sizes, "reserve": None if studio.zero_gpu else reserve}
         options["silence"] = studio.silent_layers(session)
-        yield from measure(studio.model_of(session), shown, tests, **options)
+        yield from studio.work(measure_for, session, shown, tests, options, effort=Effort(read=n_read))
     finally:
         studio.store.settle(session)
+
+
+def measure_for(
+    model: LongMemForCausalLM, session: Session, shown: DemonstrationSet, tests: Sequence[Demonstration], options: dict
+) -> Iterator[Measuring]:
+    """`measure` until the session's stop."""
+    return measure(model, shown, tests, stop=session.stop_generating, **options)
 
 
 def whole_number(option: str, value: object, least: int, most: int) -> int:

@@ -69,13 +69,13 @@ def measure(
     in_window: int,
     sizes: Sequence[int | None],
     stop: threading.Event,
-    reserve: Callable[[MemoryBank, int, str], None],
+    reserve: Callable[[MemoryBank, int, str], None] | None,
     silence: Collection[tuple[int, int | None]] = (),
 ) -> Iterator[Measuring]:
     """Measure with each number of demonstrations in memory; a stop keeps what has been asked until then.
 
-    reserve: told of each bank, and of the tokens and text that it will hold, before it is filled. silence: layers and
-    heads that do without memory.
+    reserve: told of each bank, and of the tokens and text that it will hold, before it is filled, or None. silence:
+    layers and heads that do without memory.
     Errors: LongMemError where there are fewer demonstrations than the smallest number asked for.
     """
     window, rest = draw(shown, in_window)
@@ -108,13 +108,14 @@ def measure(
 
 
 def _bank_for(
-    model: LongMemForCausalLM, part: DemonstrationSet, reserve: Callable[[MemoryBank, int, str], None]
+    model: LongMemForCausalLM, part: DemonstrationSet, reserve: Callable[[MemoryBank, int, str], None] | None
 ) -> MemoryBank:
     """An empty bank with room for all of these demonstrations."""
     n_tokens = len(part.document.encode(model.need_tokenizer()).token_ids)
     chunk = model.config.chunk_size
     bank = model.new_bank(capacity=-(-n_tokens // chunk) * chunk)
-    reserve(bank, n_tokens, part.document.text)
+    if reserve is not None:
+        reserve(bank, n_tokens, part.document.text)
     return bank
 
 

@@ -12,6 +12,7 @@ from app.session import OWN_TEXT, Recipe, Run, Session, Source, memory_map, with
 from app.settings import Place, Settings
 from app.switches import Switches
 from app.writing import Writing, write
+from app.zero_gpu import Effort
 from longmem.errors import LongMemError
 from longmem.generation import GeneratedToken, stream
 from longmem.memory_bank import MemoryBank
@@ -94,7 +95,7 @@ def generate_pair(
         prompt, before = continuation_point(model, session.bank, place.document, at)
     else:
         raise LongMemError("The document to continue is not in memory: choose one that is.")
-    session.generation = None
+    session.written = None
     pair = Pair(prompt, settings.max_new_tokens, next_run(session))
     yield pair.view()
     stop = session.stop_generating
@@ -113,7 +114,7 @@ def generate_pair(
         pair.remembered += remembered.end()
         plain.end()
     if pair.remembered:
-        session.generation = remembered.generation
+        session.written = remembered.generation.written
         recipe = Recipe("generated", prompt, before, settings, session.memory_version, tuple(silence))
         payload = keep(session, recipe, remembered.generation.trace, remembered.generation.running.text)
         yield pair.view(ended, payload)
@@ -125,14 +126,14 @@ def continuation(session: Session, more: str, *, keep: bool) -> str:
     With `keep` what has left the window enters the bank as a document, and the prompt is what is still in the window.
     Hold the session's lock. Errors: LongMemError where there is no text.
     """
-    generation = session.generation
-    if generation is None:
+    written = session.written
+    if written is None:
         raise LongMemError("There is no text to continue: generate one first.")
-    text = generation.running.text
-    if keep and generation.n_left:
-        text = generation.window_text
-        generation.commit(session.bank)
-        session.generation = None  # it enters memory once
+    text = written.text
+    if keep and written.n_left:
+        text = written.window_text
+        written.commit(session.bank)
+        session.written = None  # it enters memory once
     return (text + more)[-MAX_PROMPT:]
 
 
@@ -190,6 +191,11 @@ def keep(session: Session, recipe: Recipe, trace: RetrievalTrace, own_text: str)
     payload = inspection.describe(session.run)
     session.chosen, session.head, session.switches = (payload["focus"], payload["layer"]), None, Switches()
     return payload
+
+
+def effort_of(model: LongMemForCausalLM, prompt: str, settings: Settings) -> Effort:
+    """Of two texts from a prompt, or from half a window of a document; a character is a token at most."""
+    return Effort(read=2 * (len(prompt) + model.config.window), written=2 * settings.max_new_tokens)
 
 
 def next_run(session: Session) -> int:

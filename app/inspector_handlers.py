@@ -135,7 +135,8 @@ class InspectorHandlers(StudioBase):
                 step = session.chosen[0] or 0
                 session.runs_again = True
                 try:
-                    for found in what_if.again(self.model_of(session), session, run, session.switches, step):
+                    effort = what_if.effort_of(run)
+                    for found in self.work(what_if.again, session, run, session.switches, step, effort=effort):
                         result = None if stop.is_set() else what_if_markup.comparison(found, running=True)
                         yield WhatIfView(self.switch_bar(session), result, busy=True)
                 finally:

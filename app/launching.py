@@ -9,27 +9,32 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from app.session import GIB
+from app.settings import MAX_CAPACITY
 from app.studio import MAX_FILE_BYTES
 
 BUNDLED = Path(__file__).parent.parent / "assets" / "model"
 UNITS = {"kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40}
 LEAST_FILE, MOST_FILE = 2**10, 2**33
 LEAST_MEMORY, MOST_MEMORY = 2**20, 2**44
+LEAST_TOKENS = 64
 DESCRIPTION = "The studio in a browser."
-EPILOG = """LONGMEM_MODEL, LONGMEM_AUTH, LONGMEM_MAX_FILE_SIZE and LONGMEM_MAX_MEMORY in the environment mean the same
-as the options, which come first. A password belongs there: everybody on a machine can see
+EPILOG = """LONGMEM_MODEL, LONGMEM_AUTH, LONGMEM_MEMORY_SIZE, LONGMEM_MAX_FILE_SIZE and LONGMEM_MAX_MEMORY in the
+environment mean the same as the options, which come first. A password belongs there: everybody on a machine can see
 the options of its processes."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How to launch: `auth` is (user, password) or None, sizes are bytes."""
+    """How to launch: `auth` is (user, password) or None; `memory_size` tokens of a bank, None as the model says; the
+    others bytes.
+    """
 
     model: str | Path = BUNDLED
     mcp: bool = False
     auth: tuple[str, str] | None = None
     max_file_size: int = MAX_FILE_BYTES
     max_memory: int = 4 * GIB
+    memory_size: int | None = None
 
 
 def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Launch:
@@ -38,6 +43,7 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
     parser.add_argument("--model", help="a folder or hub id; default: the bundled one")
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools too")
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask visitors for these; default: nobody is asked")
+    parser.add_argument("--memory-size", metavar="TOKENS", help="that a visitor's memory holds; default: the model's")
     parser.add_argument("--max-file-size", metavar="SIZE", help="of an upload; default: 64mb")
     parser.add_argument("--max-memory", metavar="SIZE", help="of all visitors' memory banks together; default: 4gb")
     given = parser.parse_args(arguments)
@@ -60,6 +66,7 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
             max_memory=Launch.max_memory
             if memory is None
             else _size("--max-memory", memory, LEAST_MEMORY, MOST_MEMORY),
+            memory_size=_tokens(chosen("memory_size")),
         )
     except ValueError as error:
         parser.error(str(error))
@@ -73,6 +80,17 @@ def _pair(text: str | None) -> tuple[str, str] | None:
     if not (user and colon and password):
         raise ValueError("--auth is not of the form USER:PASSWORD, with a colon between the two and neither empty.")
     return user, password
+
+
+def _tokens(text: str | None) -> int | None:
+    """A number of tokens such as `16384` or `16,384`."""
+    if text is None:
+        return None
+    digits = text.strip().replace(",", "").replace("_", "")
+    if not re.fullmatch(r"[0-9]{1,9}", digits) or not LEAST_TOKENS <= int(digits) <= MAX_CAPACITY:
+        allowed = f"from {LEAST_TOKENS} to {MAX_CAPACITY:,}"
+        raise ValueError(f"--memory-size is {text[:40]!r}; it must be a whole number of tokens {allowed}.")
+    return int(digits)
 
 
 def _size(option: str, text: str, least: int, most: int) -> int:

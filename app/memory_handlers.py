@@ -12,13 +12,15 @@ from app import markup
 from app.editing import Change
 from app.gutenberg import fetch_book
 from app.markup import MemoryLine
-from app.reading import check_length, read
+from app.reading import Progress, check_length, read
 from app.session import Session
 from app.settings import MemorySettings, Place
 from app.studio import StudioBase, alone, news, said
+from app.zero_gpu import WORKERS, Effort
 from longmem.documents import Document
 from longmem.errors import LongMemError
 from longmem.memory_bank import MemoryBank
+from longmem.model import LongMemForCausalLM
 
 MAX_PASTE = 5_000_000  # characters
 
@@ -43,7 +45,8 @@ class MemoryHandlers(StudioBase):
         """HTML of what runs here."""
         n_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         layers, device = self.model.config.memory_layers, self.model.device
-        return markup.model_line(n_parameters, layers, str(device), self.model.device_reason)
+        reason = self.model.device_reason if self.zero_gpu is None else WORKERS
+        return markup.model_line(n_parameters, layers, str(device), reason)
 
     def open(self, key: str) -> Iterator[MemoryView]:
         """A new visitor: their memory begins with the opening sample; the first one of all waits until it is read."""
@@ -178,14 +181,16 @@ class MemoryHandlers(StudioBase):
         """All documents into a new bank, which takes the place of the old one once it is whole."""
         stop = session.stop_reading
         model = self.model.with_retrieval(chunk_size=wanted.chunk_size, retrieved_tokens=wanted.retrieved_tokens)
-        fresh = model.new_bank(capacity=wanted.capacity, backend=wanted.backend)
+        bank = model.new_bank(capacity=wanted.capacity, backend=wanted.backend)
+        fresh = Session(session.key, bank, settings=self.own_settings(wanted))
+        fresh.stop_reading = stop
         records = list(session.bank.documents.values())
         for number, record in enumerate(records, start=1):
             document = Document(record.name, record.text)
             n_tokens = len(document.encode(model.tokenizer).token_ids)
-            self.store.reserve(session, session.bank.nbytes + fresh.nbytes_with(n_tokens, record.text))
+            self.store.reserve(session, session.bank.nbytes + fresh.bank.nbytes_with(n_tokens, record.text))
             try:
-                for progress in read(model, document, fresh, stop):
+                for progress in self.read_one(fresh, document, n_tokens):
                     title = f"Reading {record.name} again ({number} of {len(records)})"
                     yield markup.progress(title, progress.done, progress.total, progress.seconds)
             finally:
@@ -193,8 +198,8 @@ class MemoryHandlers(StudioBase):
             if stop.is_set():
                 return
         sets = {shown.document.text: shown for shown in session.demonstrations.values()}
-        session.demonstrations = {i: sets[r.text] for i, r in fresh.documents.items() if r.text in sets}
-        session.bank, session.settings = fresh, self.own_settings(wanted)
+        session.demonstrations = {i: sets[r.text] for i, r in fresh.bank.documents.items() if r.text in sets}
+        session.bank, session.settings = fresh.bank, fresh.settings
 
     def read_documents(self, key: str, make: Callable[[], list[Document]]) -> Iterator[MemoryView]:
         """Make documents and read them, with progress; a stop or an error keeps what was read until then."""
@@ -227,10 +232,15 @@ class MemoryHandlers(StudioBase):
             self.store.reserve(session, session.bank.nbytes_with(n_tokens, document.text))
             title = f"Reading {document.name}" + (f" ({number} of {len(documents)})" if len(documents) > 1 else "")
             try:
-                for progress in read(self.model_of(session), document, session.bank, stop):
+                for progress in self.read_one(session, document, n_tokens):
                     yield markup.progress(title, progress.done, progress.total, progress.seconds)
             finally:
                 self.store.settle(session)
+
+    def read_one(self, session: Session, document: Document, n_tokens: int) -> Iterator[Progress]:
+        """Read a document of so many tokens into the session's bank."""
+        effort = Effort(read=2 * n_tokens if self.model.config.read_overlap else n_tokens)
+        return self.work(read_into, session, document, effort=effort, stop="stop_reading")
 
     def _change(self, key: str, change: Callable[[MemoryBank], object]) -> MemoryView:
         """Change the bank while nothing else uses it."""
@@ -259,6 +269,11 @@ class MemoryHandlers(StudioBase):
             choices=_choices(lines),
             busy=busy,
         )
+
+
+def read_into(model: LongMemForCausalLM, session: Session, document: Document) -> Iterator[Progress]:
+    """Read a document into the session's bank until it, or the session's stop, ends."""
+    return read(model, document, session.bank, session.stop_reading)
 
 
 def _lines(bank: MemoryBank) -> list[MemoryLine]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from app import markup, scored, theme
-from app.generating import RunView, continuation, generate_pair
+from app.generating import RunView, continuation, effort_of, generate_pair
 from app.scored import ScoreView
 from app.settings import Place, Settings
 from app.studio import StudioBase, alone, news, said
@@ -39,8 +39,9 @@ class RunHandlers(StudioBase):
         view, notice = RunView(None, None, status=""), news(session)
         try:
             with alone(session):
-                model, silence = self.model_of(session), self.silent_layers(session)
-                for view in generate_pair(model, session, prompt, Settings(**settings), place, silence):
+                chosen, silence = Settings(**settings), self.silent_layers(session)
+                effort = effort_of(self.model, prompt, chosen)
+                for view in self.work(generate_pair, session, prompt, chosen, place, silence, effort=effort):
                     yield replace(view, notice=notice)
         except Exception as error:
             yield replace(view, status="", notice=said(error), payload=None, busy=False)
@@ -52,15 +53,16 @@ class RunHandlers(StudioBase):
         try:
             with alone(session):
                 chosen = Settings(**settings)
-                model, silence = self.model_of(session), self.silent_layers(session)
-                if session.generation is not None:
-                    wanted = session.bank.nbytes_with(session.generation.n_left, session.generation.running.text)
+                silence = self.silent_layers(session)
+                if session.written is not None:
+                    wanted = session.bank.nbytes_with(session.written.n_left, session.written.text)
                     self.store.reserve(session, wanted)
                 try:
                     prompt = continuation(session, more, keep=keep)
                 finally:
                     self.store.settle(session)
-                for view in generate_pair(model, session, prompt, chosen, None, silence):
+                effort = effort_of(self.model, prompt, chosen)
+                for view in self.work(generate_pair, session, prompt, chosen, None, silence, effort=effort):
                     yield replace(view, notice=notice)
         except Exception as error:
             yield replace(view, status="", notice=said(error), payload=None, busy=False)
@@ -81,8 +83,9 @@ class RunHandlers(StudioBase):
             with alone(session):
                 if place is None:
                     raise LongMemError("Choose a document that is in memory: it will be scored from the place on.")
-                model, silence = self.model_of(session), self.silent_layers(session)
-                for view in scored.score_onward(model, session, place, n_tokens, silence):
+                silence = self.silent_layers(session)
+                effort = scored.effort_onward(self.model, session, place, n_tokens)
+                for view in self.work(scored.score_onward, session, place, n_tokens, silence, effort=effort):
                     yield replace(view, notice=notice)
         except Exception as error:
             yield ScoreView(None, "", notice=said(error))
@@ -93,15 +96,16 @@ class RunHandlers(StudioBase):
         notice = news(session)
         try:
             with alone(session):
-                model, silence = self.model_of(session), self.silent_layers(session)
+                silence = self.silent_layers(session)
+                effort = scored.effort_of(self.model)
                 if what == scored.SCORED:
-                    view = scored.score_text(model, session, text, silence)
+                    view = self.ask(scored.score_text, session, text, silence, effort=effort)
                 elif what == scored.LOOKED_UP:
-                    view = scored.find(model, session, text, silence)
+                    view = self.ask(scored.find, session, text, silence, effort=effort)
                 elif place is None:
                     raise LongMemError("Choose a document that is in memory: its next page will be scored.")
                 else:
-                    view = scored.score_page(model, session, place, n_tokens, silence)
+                    view = self.ask(scored.score_page, session, place, n_tokens, silence, effort=effort)
             return replace(view, notice=notice)
         except Exception as error:
             return ScoreView(None, "", notice=said(error))

@@ -13,6 +13,7 @@ from app.generating import check_prompt, keep, next_run
 from app.markup import TokenMark
 from app.session import Recipe, Session
 from app.settings import Place
+from app.zero_gpu import Effort
 from longmem.errors import LongMemError
 from longmem.model import LongMemForCausalLM
 from longmem.scoring import ScoredPage, continuation_point, look_up, score, score_pages
@@ -87,6 +88,19 @@ def score_onward(
     view = _kept_page(session, page, text, silence)
     words = _along_in_words(_along(rows), at / len(text), stopped=page.stop < len(text))
     yield replace(view, words=words, next_share=page.stop / len(text), along=_along(rows))
+
+
+def effort_of(model: LongMemForCausalLM) -> Effort:
+    """Of the longest text, read with memory and without."""
+    return Effort(read=2 * (MOST_SCORED + model.config.window))
+
+
+def effort_onward(model: LongMemForCausalLM, session: Session, place: Place, n_tokens: float) -> Effort:
+    """Of all pages from a place on, as `effort_of`. Errors: LongMemError where there are none."""
+    text = _text_of(session, place, n_tokens)
+    record = session.bank.documents[place.document]
+    left = record.n_tokens * (1 - place.character(text) / len(text))
+    return Effort(read=int(2 * left * (1 + model.config.window / n_tokens)))
 
 
 def _text_of(session: Session, place: Place, n_tokens: float) -> str:

@@ -18,7 +18,7 @@ from app.switches import Switches
 from app.turns import TurnLock
 from longmem.demonstrations import DemonstrationSet
 from longmem.errors import MemoryBudgetError
-from longmem.generation import Generation
+from longmem.generation import WrittenText
 from longmem.memory_bank import MemoryBank
 from longmem.search import BACKENDS
 
@@ -84,7 +84,7 @@ class Session:
     stop_measuring: dict[str, threading.Event] = field(default_factory=dict)  # by evaluation
     measured: dict[str, dict] = field(default_factory=dict)  # the result of the last small run of each evaluation
     run: Run | None = None
-    generation: Generation | None = None  # the last text, as long as it can be continued
+    written: WrittenText | None = None  # the last text, as long as it can be continued
     demonstrations: dict[int, DemonstrationSet] = field(default_factory=dict)  # by document id; some may have left
     chosen: tuple[int | None, int | None] = (None, None)  # step and layer that the inspector is at
     head: int | None = None  # and the head of that layer, or all

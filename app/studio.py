@@ -2,17 +2,20 @@
 
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from app import markup
 from app.reading import SampleShelf
 from app.session import Session, SessionStore
 from app.settings import MemorySettings
 from app.uploads import Uploads
+from app.zero_gpu import Effort, ZeroGpu
 from longmem.errors import LongMemError, is_out_of_memory
 from longmem.model import LongMemForCausalLM
 
+Value = TypeVar("Value")
 logger = logging.getLogger(__name__)
 MAX_FILE_BYTES = 64 * 2**20  # that the page takes as an upload, unless it is told otherwise
 NO_MEMORY = (
@@ -31,6 +34,31 @@ class StudioBase:
         self.shelf = shelf
         self.uploads = Uploads()
         self.max_file_bytes = MAX_FILE_BYTES
+        self.zero_gpu: ZeroGpu | None = None
+
+    def work(
+        self,
+        function: Callable[..., Iterator[Value]],
+        session: Session,
+        *arguments: object,
+        effort: Effort,
+        stop: str = "stop_generating",
+    ) -> Iterator[Value]:
+        """What `function(model, session, *arguments)` gives: made here, or by a worker where only those have a GPU.
+
+        There function and arguments are pickled, and `stop` names the session's event that ends it. Hold the lock.
+        """
+        model = self.model_of(session)
+        if self.zero_gpu is None:
+            return function(model, session, *arguments)
+        return self.zero_gpu.run(function, model, session, arguments, effort=effort, stop=stop)
+
+    def ask(self, function: Callable[..., Value], session: Session, *arguments: object, effort: Effort) -> Value:
+        """As `work`, of a function that gives one value."""
+        if self.zero_gpu is None:
+            return function(self.model_of(session), session, *arguments)
+        (value,) = self.work(function, session, *arguments, effort=effort)
+        return value
 
     def key_of(self, client: str, memory: str) -> str:
         """The session of a client of the API: its own (""), a new one that outlives it ("new"), or one of those by id.

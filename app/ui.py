@@ -24,6 +24,7 @@ from app.score_tab import build_score_tab, wire_score_tab
 from app.session import GIB, SessionStore
 from app.studio import MAX_FILE_BYTES
 from app.uploads import Uploads
+from app.zero_gpu import ZeroGpu
 from longmem.model import LongMemForCausalLM
 
 ROOT = Path(__file__).parent.parent
@@ -42,14 +43,16 @@ def build(
     results: Path = RESULTS,
     read_opening_sample: bool = True,
     max_file_bytes: int = MAX_FILE_BYTES,
+    zero_gpu: ZeroGpu | None = None,
 ) -> gr.Blocks:
     """The studio over `model`: a page and an API. All sessions' banks together stay within `byte_budget` bytes.
 
-    samples: folder of sample documents; results: folder of recorded results; max_file_bytes: as for `launch_options`.
+    samples: folder of sample documents; results: folder of recorded results; max_file_bytes: as for `launch_options`;
+    zero_gpu: where workers have the GPU.
     """
     shelf = SampleShelf(model, samples)
     studio = Studio(model, SessionStore(model.new_bank, byte_budget=byte_budget), shelf)
-    studio.max_file_bytes = max_file_bytes
+    studio.max_file_bytes, studio.zero_gpu = max_file_bytes, zero_gpu
     if read_opening_sample:  # while the page is being built and fetched
         threading.Thread(target=shelf.opening_bank, name="longmem-sample", daemon=True).start()
     with gr.Blocks(title="LongMem studio", fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)) as demo:

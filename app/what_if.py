@@ -10,6 +10,7 @@ from app.generating import begin
 from app.session import Run, Session
 from app.switches import Switches
 from app.writing import Writing, write
+from app.zero_gpu import Effort
 from longmem.errors import LongMemError
 from longmem.generation import GeneratedToken
 from longmem.model import LongMemForCausalLM
@@ -78,6 +79,13 @@ def again(model: LongMemForCausalLM, session: Session, run: Run, switches: Switc
     if found.writes:
         written = run.tokens.token_id[run.tokens.step < step].tolist()
         yield from _written(begin_again(model, session, run, written, options), session, found)
+
+
+def effort_of(run: Run) -> Effort:
+    """Of a run that is read, and perhaps written, again; a character of its prompt is a token at most."""
+    settings = run.recipe.settings
+    length = len(run.recipe.prompt) + len(run.tokens)
+    return Effort(read=2 * length, written=0 if settings is None else 2 * settings.max_new_tokens)
 
 
 def begin_again(model: LongMemForCausalLM, session: Session, run: Run, written: list[int], options: dict) -> Writing:

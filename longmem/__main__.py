@@ -1,4 +1,4 @@
-"""The command line: `python -m longmem info | read | generate | train | evaluate | bench | inspect | retrieve`.
+"""The command line: `python -m longmem info | read | generate | train | evaluate | bench | inspect | retrieve | push`.
 
 Results go to standard output, progress and errors to standard error. Exit code 2 means that something given was wrong.
 """
@@ -211,6 +211,16 @@ def _passages_table(generation: "Generation", rows: int = 8) -> str:
         for row in used.nlargest(rows, "weight").itertuples()
     ]
     return "\n".join(["\n", "  weight  passage (attention times gate, summed over tokens, layers and heads)", *lines])
+
+
+@command(app, "push")
+def push(
+    repo_id: Annotated[str, typer.Option("--repo-id", help="USER/NAME; made where there is none.")],
+    model: Model = str(BUNDLED),
+    private: Annotated[bool, typer.Option("--private", help="Where it is made, nobody else may see it.")] = False,
+) -> None:
+    """Put a model with its card on the Hugging Face hub; `hf auth login`, or HF_TOKEN, says who you are."""
+    print(load_model(model, "cpu", dtype="auto").push_to_hub(repo_id, private=private or None))
 
 
 add_bench(app)

@@ -60,8 +60,11 @@ def quietly(device: str) -> None:
     logging.disable_progress_bar()
 
 
-def load_model(model: str, device: str) -> "LongMemForCausalLM":
-    """Load a model without a word on standard output. Errors: LongMemError where there is none to load."""
+def load_model(model: str, device: str, dtype: str | None = None) -> "LongMemForCausalLM":
+    """Load a model without a word on standard output. Errors: LongMemError where there is none to load.
+
+    dtype: "auto" for that of its files; None for the device's own.
+    """
     quietly(device)
     from safetensors import SafetensorError
 
@@ -70,7 +73,7 @@ def load_model(model: str, device: str) -> "LongMemForCausalLM":
     if model == str(BUNDLED) and not (BUNDLED / "config.json").exists():
         raise LongMemError(f"The bundled model is not in {BUNDLED}; name another one with --model.")
     try:
-        return LongMemForCausalLM.from_pretrained(model, device=device)
+        return LongMemForCausalLM.from_pretrained(model, device=device, dtype=dtype)
     except LongMemError:
         raise
     except (ValueError, SafetensorError) as error:

@@ -26,7 +26,7 @@ from transformers.generation.streamers import BaseStreamer
 from longmem.errors import LongMemError, Stopped
 from longmem.memory_bank import MemoryBank
 from longmem.model import LongMemForCausalLM
-from longmem.row_memory import row_chunk_id
+from longmem.row_memory import RowMemory, row_chunk_id
 from longmem.trace import Passage, RetrievalTrace, Seen, TraceRecorder, collect_passages, join_blocks, token_logprobs
 
 RUNNING_TEXT = "generated"
@@ -142,6 +142,47 @@ class _Shadow:
         self.logits_V = output.logits[0, -1]
 
 
+@dataclass(frozen=True)
+class WrittenText:
+    """A prompt with the text after it, the characters of each of its tokens, and the states of what left the window.
+
+    It is all that going on with a text takes, and unlike a `Generation` it can be pickled.
+    """
+
+    text: str
+    spans: list[tuple[int, int]]
+    left: RowMemory
+
+    @property
+    def n_left(self) -> int:
+        """Tokens that have left the window."""
+        return self.left.dropped_chunks * self.left.chunk_size + self.left.n_tokens
+
+    @property
+    def window_text(self) -> str:
+        """What is still in the window."""
+        return self.text[self.spans[self.n_left][0] :] if self.n_left < len(self.spans) else ""
+
+    def commit(self, memory: MemoryBank) -> int:
+        """Add to a bank, as a document named `generated`, what has left the window.
+
+        Returns: the document's id. Raises LongMemError where nothing has left it yet.
+        """
+        left = self.left
+        if left.is_empty:
+            raise LongMemError("Nothing has left the window yet.")
+        first = left.dropped_chunks * left.chunk_size
+        spans_T2 = torch.tensor(self.spans[first : first + left.n_tokens])
+        keys, values = (torch.stack([store[b][0] for b in left.memory_layers]) for store in (left.keys, left.values))
+        document = memory.begin_document(RUNNING_TEXT, self.text[: int(spans_T2[-1, 1])])
+        memory.add(document, keys, values, spans_T2)
+        return document
+
+    def to(self, device: str | torch.device) -> "WrittenText":
+        """The same with its states on a device."""
+        return WrittenText(self.text, list(self.spans), self.left.to(device))
+
+
 class Generation(BaseStreamer):
     """A running generation: iterate over its tokens; `trace` and `text` hold what there is so far.
 
@@ -225,32 +266,23 @@ class Generation(BaseStreamer):
         self._queue.put(ended)
 
     @property
+    def written(self) -> "WrittenText":
+        """Prompt and text so far, to go on from."""
+        return WrittenText(self.running.text, self.running.spans, self._cache.overflow)
+
+    @property
     def n_left(self) -> int:
         """Tokens of prompt and text that have left the window."""
-        overflow = self._cache.overflow
-        return overflow.dropped_chunks * self.model.config.chunk_size + overflow.n_tokens
+        return self.written.n_left
 
     @property
     def window_text(self) -> str:
         """What prompt and text still have in the window."""
-        left = self.n_left
-        return self.running.text[self.running.spans[left][0] :] if left < len(self.running.spans) else ""
+        return self.written.window_text
 
     def commit(self, memory: MemoryBank) -> int:
-        """Add to a bank, as a document named `generated`, what has left the window of prompt and text so far.
-
-        Returns: the document's id. Raises LongMemError where nothing has left it yet.
-        """
-        overflow, size = self._cache.overflow, self.model.config.chunk_size
-        if overflow.is_empty:
-            raise LongMemError(f"Nothing has left the window of {self.model.config.window} tokens yet.")
-        first = overflow.dropped_chunks * size
-        spans_T2 = torch.tensor(self.running.spans[first : first + overflow.n_tokens])
-        layers = self.model.config.memory_layers
-        keys, values = (torch.stack([store[b][0] for b in layers]) for store in (overflow.keys, overflow.values))
-        document = memory.begin_document(RUNNING_TEXT, self.running.text[: int(spans_T2[-1, 1])])
-        memory.add(document, keys, values, spans_T2)
-        return document
+        """As `WrittenText.commit`, of prompt and text so far."""
+        return self.written.commit(memory)
 
     def put(self, value: Tensor) -> None:
         """Called by `generate`: once with the prompt, then with every token."""

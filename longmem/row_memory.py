@@ -7,6 +7,7 @@ Shapes: B rows, T tokens, H query heads, G key-value heads, D head dimension, N 
 chunk.
 """
 
+import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -83,6 +84,13 @@ class RowMemory:
         for store in (self.keys, self.values):
             for layer, tensor in store.items():
                 store[layer] = tensor.index_select(0, indices)
+
+    def to(self, device: str | torch.device) -> "RowMemory":
+        """The same memory on a device."""
+        twin = copy.copy(self)
+        twin.keys, twin.values = ({b: t.to(device) for b, t in store.items()} for store in (self.keys, self.values))
+        twin.valid_BN = None if self.valid_BN is None else self.valid_BN.to(device)
+        return twin
 
     def search(self, layer: int, queries_BHTD: Tensor, *, n_chunks: int) -> Retrieval:
         """Like `MemoryBank.search`, for each row in its own memory."""

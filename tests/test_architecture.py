@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = (
     "errors options config readers confined documents demonstrations backbone search value_store chunk_ring "
     "kept_index bank_files bank_checks retrieval memory_bank memory_archive row_memory trace fusion low_rank sidenet "
-    "cache reading model_files model anatomy generation scoring induction training_free classification memorizing "
+    "cache reading hub model_files model anatomy generation scoring induction training_free classification memorizing "
     "training records bench evaluation commands train_commands evaluate_commands bench_commands backbone_commands "
     "__main__"
 ).split()

@@ -715,11 +715,11 @@ def test_a_text_goes_on_and_what_left_the_window_enters_memory_once(opened):
     options = {"max_new_tokens": 20, "temperature": 0.8, "top_p": 0.9, "seed": 1}
     list(opened.generate("me", "The keeper wrote the name of every ship in a ledger.", options))
     session = opened.store.get("me")
-    text = session.generation.running.text
+    text = session.written.text
     list(opened.go_on("me", " And then", options, keep=False))
     assert session.run.recipe.prompt == f"{text} And then"
     assert len(bank(opened).documents) == 1
-    text, left = session.generation.running.text, session.generation.n_left
+    text, left = session.written.text, session.written.n_left
     assert left > 0
     list(opened.go_on("me", "", options, keep=True))
     record = list(bank(opened).documents.values())[-1]

@@ -13,8 +13,9 @@ def test_without_options_everything_is_as_it_was():
 
 
 def test_options_say_what_they_say():
-    chosen = parse(["--model", "m", "--auth", "ann:pass:word", "--max-file-size", "20mb", "--max-memory", "1.5 GB"], {})
-    assert chosen == Launch("m", False, ("ann", "pass:word"), 20 * 2**20, 3 * 2**29)
+    sizes = ["--max-file-size", "20mb", "--max-memory", "1.5 GB", "--memory-size", "16,384"]
+    chosen = parse(["--model", "m", "--auth", "ann:pass:word", *sizes], {})
+    assert chosen == Launch("m", False, ("ann", "pass:word"), 20 * 2**20, 3 * 2**29, 16_384)
 
 
 def test_the_environment_says_the_same_and_options_come_first():
@@ -23,8 +24,9 @@ def test_the_environment_says_the_same_and_options_come_first():
         "LONGMEM_AUTH": "a:b",
         "LONGMEM_MAX_FILE_SIZE": "1mb",
         "LONGMEM_MAX_MEMORY": "",
+        "LONGMEM_MEMORY_SIZE": "1024",
     }
-    assert parse([], environment) == Launch("e", False, ("a", "b"), 2**20, 4 * 2**30)
+    assert parse([], environment) == Launch("e", False, ("a", "b"), 2**20, 4 * 2**30, 1024)
     assert parse(["--auth", "c:d"], environment).auth == ("c", "d")
 
 
@@ -40,6 +42,8 @@ def test_the_environment_says_the_same_and_options_come_first():
         (["--max-file-size", "9gb"], "from 1kb to 8gb"),
         (["--max-memory", "lots"], "--max-memory is 'lots'; it must be a size from 1mb to 16tb"),
         (["--max-memory", "1e9mb"], "--max-memory is '1e9mb'"),
+        (["--memory-size", "many"], "--memory-size is 'many'; it must be a whole number of tokens from 64 to"),
+        (["--memory-size", "63"], "--memory-size is '63'"),
     ],
 )
 def test_a_wrong_option_ends_with_a_sentence_that_does_not_tell_the_password(capsys, arguments, said):
