@@ -19,6 +19,7 @@ from app.export_handlers import KINDS, MEMORY, make_file
 from app.handlers import Studio
 from app.memory_panel import FILE_TYPES
 from app.settings import Settings
+from app.turns import Work
 from longmem.demonstrations import SENTIMENT_TEMPLATE
 from longmem.errors import LongMemError
 
@@ -256,7 +257,7 @@ def _add_file_endpoints(studio: Studio, downloads: Downloads) -> None:
         """
         with _errors_for_clients():
             key = studio.key_of(request.session_hash, memory)
-            studio.prepare_reading(key)
+            studio.prepare(key, Work.READING)
             for view in load_bundle(studio, key, Path(_given(studio, request, file))):
                 problem = view.memory.notice
             if problem:

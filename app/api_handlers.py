@@ -1,6 +1,5 @@
 """What the API does: dictionaries out; errors are raised as LongMemError."""
 
-import threading
 from collections.abc import Iterator, Sequence
 
 from app.generating import MAX_PROMPT, begin, check_prompt, keep
@@ -10,6 +9,7 @@ from app.session import Recipe
 from app.settings import Settings
 from app.studio import NAMED, alone
 from app.switches import Switches
+from app.turns import Work
 from app.writing import write
 from longmem.documents import Document
 from longmem.errors import LongMemError
@@ -26,9 +26,8 @@ class ApiHandlers(MemoryHandlers):
         """API: read files and texts into the session's memory, then its summary."""
         documents = [Document.from_file(path) for path in paths]
         documents += [pasted(f"text-{i}", text) for i, text in enumerate(texts, start=1)]
-        with alone(self.store.get(key)) as session:
-            session.stop_reading = threading.Event()
-            for _ in self.read_all(session, documents):
+        with alone(self.store.get(key)) as session, session.stops.working(Work.READING) as stop:
+            for _ in self.read_all(session, documents, stop):
                 pass
             return summary(session.bank, key)
 
@@ -39,8 +38,7 @@ class ApiHandlers(MemoryHandlers):
         chosen = Settings(**settings)
         check_prompt(prompt)
         check_ranks(trace_ranks)
-        with alone(self.store.get(key)) as session:
-            stop = session.stop_generating = threading.Event()
+        with alone(self.store.get(key)) as session, session.stops.working(Work.GENERATING) as stop:
             bank, silence = session.bank if use_memory else None, self.silent_layers(session)
             writing = begin(self.model_of(session), prompt, chosen, bank, silence=silence)
             tokens = []

@@ -4,6 +4,7 @@ Plain values in and out, as in `app.handlers`; functions take the `Studio` and t
 Those that work for long are generators of views, and errors that a person can mend become a view's `notice`.
 """
 
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from app.generating import keep
 from app.handlers import MemoryView, Studio, alone, said
 from app.markup import TokenMark
 from app.session import Recipe, Session
+from app.turns import Work
 from longmem import classification
 from longmem.classification import Answer, Classification, Task, retrieved_demonstrations, vote
 from longmem.demonstrations import Demonstration, DemonstrationSet
@@ -66,7 +68,7 @@ def read_demonstrations(studio: Studio, key: str, source: Source | None) -> Iter
         made.append(source.load())
         return [made[0].document]
 
-    for view in studio.read_documents(key, make):
+    for view in studio.read_documents(key, make, Work.EXAMPLES):
         if not view.busy and made:
             remember_set(session, made[0])
         yield view
@@ -249,10 +251,10 @@ def evaluate(
     A stop keeps what there is.
     """
     session = studio.store.get(key)
-    stop, result = session.stop_generating, None
+    result = None
     try:
-        with alone(session):
-            for step in measured(studio, session, document, test, n_texts, in_window, sizes):
+        with session.stops.working(Work.EVALUATING) as stop, alone(session):
+            for step in measured(studio, session, document, test, n_texts, in_window, sizes, stop):
                 result = step.result or result
                 yield EvaluationView(step.progress, result=step.result, busy=True)
         if not stop.is_set():
@@ -274,6 +276,7 @@ def measured(
     n_texts: float | None,
     in_window: float | None,
     sizes: Sequence[int | None],
+    stop: threading.Event,
 ) -> Iterator[Measuring]:
     """Check what is asked for, then `measure`; the banks count as part of the session's while they are filled."""
     _, shown = chosen_set(session, document)
@@ -291,7 +294,7 @@ def measured(
         studio.store.reserve(session, session.bank.nbytes + bank.nbytes_with(n_tokens, text))
 
     try:
-        options = {"in_window": window, "sizes": sizes, "stop": session.stop_generating, "reserve": reserve}
+        options = {"in_window": window, "sizes": sizes, "stop": stop, "reserve": reserve}
         options["silence"] = studio.silent_layers(session)
         yield from measure(studio.model_of(session), shown, tests, **options)
     finally:

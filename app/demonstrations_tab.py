@@ -8,6 +8,7 @@ from app.demonstration_files import SAMPLE, SAMPLE_TEST, TEMPLATES, Source, insp
 from app.demonstrations_panel import DemonstrationsTab, chosen_file
 from app.handlers import MemoryView, Studio
 from app.memory_panel import MemoryWiring
+from app.turns import Work
 
 SHOW_ANSWER = "() => document.getElementById('lm-demo-classify-head').scrollIntoView({ block: 'start' })"
 
@@ -111,7 +112,7 @@ def _wire_reading(
         return memory.shown(studio.look(request.session_hash))
 
     def prepare(request: gr.Request) -> tuple:
-        studio.prepare_reading(request.session_hash)
+        studio.prepare(request.session_hash, Work.EXAMPLES)
         return markup.note("Waiting for the model…"), gr.update(interactive=False), gr.update(interactive=True)
 
     def read(path, text_column, label_column, pattern, skip, request: gr.Request):
@@ -120,7 +121,7 @@ def _wire_reading(
             yield shown(view, request)
 
     def stop(request: gr.Request) -> tuple:
-        studio.stop_reading(request.session_hash)
+        studio.stop(request.session_hash, Work.EXAMPLES)
         return markup.note("Stopping after this segment…"), gr.update(interactive=False)
 
     def refresh(value: int | None, request: gr.Request) -> tuple:
@@ -178,7 +179,7 @@ def _wire_evaluation(studio: Studio, tab: DemonstrationsTab, notice: gr.HTML) ->
         return view.status, view.notice, *buttons, *parts
 
     def prepare(request: gr.Request) -> tuple:
-        studio.prepare_run(request.session_hash)
+        studio.prepare(request.session_hash, Work.EVALUATING)
         return markup.note("Waiting for the model…"), gr.update(interactive=False), gr.update(interactive=True)
 
     def evaluate(path, text_column, label_column, skip, document, n_texts, in_window, sizes, request: gr.Request):
@@ -189,7 +190,7 @@ def _wire_evaluation(studio: Studio, tab: DemonstrationsTab, notice: gr.HTML) ->
             yield shown(view)
 
     def stop(request: gr.Request) -> tuple:
-        studio.stop_generating(request.session_hash)
+        studio.stop(request.session_hash, Work.EVALUATING)
         return markup.note("Stopping after these texts…"), gr.update(interactive=False)
 
     buttons = [part.evaluate, part.stop]

@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
 
 from app import charts, experiment_charts, experiment_markup, experiment_runs, markup
 from app.charts import Figure
@@ -131,25 +130,25 @@ class Experiments:
 
     def prepare(self, key: str, page: str) -> None:
         """A stop of its own before the run waits for its turn: pressed while it waits it then still counts."""
-        self.studio.store.get(key).stop_measuring[page] = Event()
+        self.studio.prepare(key, page)
 
     def stop(self, key: str, page: str) -> None:
         """End the run after the item that it is at."""
-        self.studio.store.get(key).stop_measuring.setdefault(page, Event()).set()
+        self.studio.stop(key, page)
 
     def run(self, key: str, page: str, wishes: Wishes) -> Iterator[RunView]:
         """Measure small, and show it; what had been measured before a stop stays."""
         session = self.studio.store.get(key)
-        stop = session.stop_measuring.setdefault(page, Event())
         last = Update(0, 0, 0.0)
         try:
-            with alone(session):
-                texts, source = self._texts(session, page, wishes.source)
-            job = Job(self.studio.model, texts, numbers(PAGES[page], wishes.numbers), *wishes.files)
-            for last in experiment_runs.run(page, job, stop):
-                if last.result is not None:
-                    session.measured[page] = last.result | {"source": source}
-                yield self._running(key, page, last)
+            with session.stops.working(page) as stop:
+                with alone(session):
+                    texts, source = self._texts(session, page, wishes.source)
+                job = Job(self.studio.model, texts, numbers(PAGES[page], wishes.numbers), *wishes.files)
+                for last in experiment_runs.run(page, job, stop):
+                    if last.result is not None:
+                        session.measured[page] = last.result | {"source": source}
+                    yield self._running(key, page, last)
             status = markup.note(*_ended(session.measured[page], last))
             yield RunView(status, page=self.show(key, page, OWN_RUN))
         except Stopped:

@@ -10,6 +10,7 @@ from app.handlers import Studio
 from app.memory_panel import MemoryWiring, sent_only_as
 from app.reading import OPENING_PROMPT
 from app.settings import Place, Settings
+from app.turns import Work
 
 FROM_PROMPT, FROM_DOCUMENT = "a prompt", "a place in a loaded document"
 LOG_PROMPT = "The secret number of Cuthbert Mayhew is"
@@ -125,7 +126,7 @@ def wire_generate_tab(
         return studio.place_preview(request.session_hash, place_of(origin, document, share))
 
     def prepare(request: gr.Request) -> tuple:
-        studio.prepare_run(request.session_hash)
+        studio.prepare(request.session_hash, Work.GENERATING)
         return markup.note("Waiting for the model…"), gr.update(interactive=False), gr.update(interactive=True)
 
     def run(origin, document, share, prompt, length, temperature, top_p, seed, request: gr.Request):
@@ -143,7 +144,7 @@ def wire_generate_tab(
         return memory.shown(studio.look(request.session_hash), *chosen)
 
     def stop(request: gr.Request) -> tuple:
-        studio.stop_generating(request.session_hash)
+        studio.stop(request.session_hash, Work.GENERATING)
         return markup.note("Stopping after this token…"), gr.update(interactive=False)
 
     place = [tab.origin, tab.document, tab.share]

@@ -80,10 +80,12 @@ def generate_pair(
     prompt: str,
     settings: Settings,
     place: Place | None,
+    stop: threading.Event,
     silence: Collection[tuple[int, int | None]] = (),
 ) -> Iterator[RunView]:
-    """Generate both texts, a view after every token of each; the last view carries the payload, the session the run.
+    """Generate both texts, a view after every token of each, until they end or `stop` is set.
 
+    The last view carries the payload, the session the run.
     With a `place` the text before it is the prompt and memory is searched only before it. Hold the session's lock.
     """
     before = None
@@ -97,7 +99,6 @@ def generate_pair(
     session.generation = None
     pair = Pair(prompt, settings.max_new_tokens, next_run(session))
     yield pair.view()
-    stop = session.stop_generating
     remembered = begin(model, prompt, settings, session.bank, before, silence=silence)
     plain = begin(model, prompt, settings, None)
     try:

@@ -10,6 +10,7 @@ from app import figure_tables, markup
 from app.charts import Figure
 from app.handlers import CHARTS, Studio, WhatIfView
 from app.source_panel import SourcePanel, build_source_panel, wire_source_panel
+from app.turns import Work
 
 SCRIPT = Path(__file__).parent.parent / "assets" / "studio.js"
 TITLES = {
@@ -190,7 +191,7 @@ def _wire_what_if(
             yield shown(view)
 
     def stop(request: gr.Request) -> None:
-        studio.stop_generating(request.session_hash)
+        studio.stop(request.session_hash, Work.AGAIN)
 
     panel.stop.click(stop, None, None, **private)
     panel.details.apply(toggle, None, outputs, **private)

@@ -9,6 +9,7 @@ import gradio as gr
 from app import markup
 from app.handlers import MemoryView, Studio
 from app.settings import CHUNK_SIZES, MemorySettings
+from app.turns import Work
 
 FILE_TYPES = [".txt", ".md", ".html", ".htm", ".pdf", ".epub", ".docx"]
 # A click on a document's cross becomes this component's `select` event with the document's id.
@@ -172,7 +173,7 @@ def wire_memory_panel(
             yield tuple(values)
 
     def prepare(request: gr.Request):
-        studio.prepare_reading(request.session_hash)
+        studio.prepare(request.session_hash, Work.READING)
         return markup.note("Waiting for the model…"), gr.update(visible=True)
 
     def read_files(paths: list[str] | None, request: gr.Request):
@@ -202,7 +203,7 @@ def wire_memory_panel(
         return gr.update(choices=choices, value=chosen if chosen in known else max(known, default=None))
 
     def stop(request: gr.Request) -> str:
-        studio.stop_reading(request.session_hash)
+        studio.stop(request.session_hash, Work.READING)
         return markup.note("Stopping after this segment…")
 
     def remove(event: gr.EventData, request: gr.Request, *chosen: int | None) -> tuple:

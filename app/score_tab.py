@@ -10,6 +10,7 @@ from app.memory_panel import MemoryWiring, sent_only_as
 from app.perplexity_charts import perplexity_along
 from app.scored import LOOKED_UP, NEXT_PAGE, SCORED, ScoreView
 from app.settings import Place
+from app.turns import Work
 
 BUTTONS = {SCORED: "Score", NEXT_PAGE: "Score the next page", LOOKED_UP: "Look up"}
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
@@ -129,11 +130,11 @@ def _wire_runs(studio: Studio, tab: ScoreTab, notice: gr.HTML, inspector: gr.HTM
             yield *shown(view), curve, table
 
     def prepare(request: gr.Request) -> tuple:
-        studio.prepare_run(request.session_hash)
+        studio.prepare(request.session_hash, Work.SCORING)
         return markup.note("Waiting for the model…"), *[gr.update(interactive=False)] * 2, gr.update(visible=True)
 
     def stop(request: gr.Request) -> tuple:
-        studio.stop_generating(request.session_hash)
+        studio.stop(request.session_hash, Work.SCORING)
         return markup.note("Stopping after this page…"), gr.update(interactive=False)
 
     buttons = [tab.go, tab.onward, tab.stop]

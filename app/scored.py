@@ -1,5 +1,6 @@
 """A given text under the model's eyes: what memory did to every token, or only what its tokens look up."""
 
+import threading
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
@@ -68,9 +69,10 @@ def score_onward(
     session: Session,
     place: Place,
     n_tokens: int,
+    stop: threading.Event,
     silence: Collection[tuple[int, int | None]],
 ) -> Iterator[ScoreView]:
-    """Score page after page from a place to the document's end, or until `session.stop_generating` is set.
+    """Score page after page from a place to the document's end, or until `stop` is set.
 
     The last page is the session's new run; the views before it carry how far it has come.
     """
@@ -80,7 +82,7 @@ def score_onward(
     for page in score_pages(model, session.bank, place.document, at, page_tokens=int(n_tokens), silence=silence):
         rows.append((page.stop / len(text), len(page.trace.tokens), *_sums(page.trace)))
         yield ScoreView(None, _progress(rows, at / len(text), time.monotonic() - begun), along=_along(rows), busy=True)
-        if session.stop_generating.is_set():
+        if stop.is_set():
             break
     if page is None:
         raise LongMemError("Nothing of the document comes after this place: choose an earlier one.")

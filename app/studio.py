@@ -48,6 +48,14 @@ class StudioBase:
             )
         return memory
 
+    def prepare(self, key: str, work: str) -> None:
+        """A visitor has asked for some `work` (`Work`, or an evaluation's name) that waits for its turn."""
+        self.store.get(key).stops.prepare(work)
+
+    def stop(self, key: str, work: str) -> None:
+        """A visitor has pressed the Stop button of this kind of work: it ends after the token or segment it is at."""
+        self.store.get(key).stops.stop(work)
+
     def settings_of(self, session: Session) -> MemorySettings:
         """How this visitor's memory is used: as the model says until they set something."""
         return session.settings or MemorySettings.of(self.model)
