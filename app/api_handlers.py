@@ -45,15 +45,17 @@ class ApiHandlers(MemoryHandlers):
             try:
                 for (token,) in write([writing], stop):
                     tokens.append(token)
-                    yield result(tokens)
+                    yield {**result(tokens), **self.labels}
             finally:
                 tokens += writing.end()
             whole = writing.generation.trace
             if use_memory and tokens:
-                recipe = Recipe("generated", prompt, None, chosen, session.memory_version, tuple(silence))
+                recipe = Recipe(
+                    "generated", prompt, None, chosen, session.memory_version, tuple(silence), self.model.label
+                )
                 keep(session, recipe, whole, writing.generation.running.text)
             trace = rows_of(whole, trace_ranks)
-            yield {**result(tokens), "memory": summary(session.bank, key), "trace": trace}
+            yield {**result(tokens), "memory": summary(session.bank, key), "trace": trace, **self.labels}
 
     def retrieve(self, key: str, text: str, *, trace_ranks: int) -> dict:
         """API: what each token of a phrase looks up: `tokens` and `trace`."""
@@ -62,7 +64,7 @@ class ApiHandlers(MemoryHandlers):
         with alone(self.store.get(key)) as session:
             options = {"memory": session.bank, "silence": self.silent_layers(session)}
             trace = look_up(self.model_of(session), shortened(self.model, text), **options)
-        return {"tokens": trace.tokens, "trace": rows_of(trace, trace_ranks)}
+        return {"tokens": trace.tokens, "trace": rows_of(trace, trace_ranks), **self.labels}
 
     def score_text(self, key: str, text: str, context: str, *, trace_ranks: int) -> dict:
         """API: what memory does to every token of a text: `tokens, logprob, logprob_empty, effect` (nats), `trace`."""
@@ -74,11 +76,13 @@ class ApiHandlers(MemoryHandlers):
             options = {"memory": session.bank, "silence": self.silent_layers(session)}
             trace = score(self.model_of(session), text, context=context, **options)
             prompt = context or text[: len(text) - len("".join(trace.tokens))]
-            recipe = Recipe("scored", prompt, None, None, session.memory_version, tuple(options["silence"]))
+            recipe = Recipe(
+                "scored", prompt, None, None, session.memory_version, tuple(options["silence"]), self.model.label
+            )
             keep(session, recipe, trace, context + text)
         numbers = {"logprob": trace.logprobs, "logprob_empty": trace.logprobs_empty, "effect": trace.effects}
         rounded = {name: [round(x, 6) for x in values] for name, values in numbers.items()}
-        return {"tokens": trace.tokens, **rounded, "trace": rows_of(trace, trace_ranks)}
+        return {"tokens": trace.tokens, **rounded, "trace": rows_of(trace, trace_ranks), **self.labels}
 
     def what_if(self, key: str, text: str, context: str, off: dict) -> dict:
         """API: log-probabilities of a text's tokens as they are and with something off: `logprob, logprob_off`.
@@ -99,7 +103,8 @@ class ApiHandlers(MemoryHandlers):
             switched = {"exclude": switches.exclude(session.bank), "silence": [*silence, *switches.silence]}
             now = score(model, shortened(model, text), **options, **switched)
         pairs = {"logprob": was.logprobs, "logprob_off": now.logprobs}
-        return {"tokens": was.tokens, **{name: [round(x, 6) for x in values] for name, values in pairs.items()}}
+        rounded = {name: [round(x, 6) for x in values] for name, values in pairs.items()}
+        return {"tokens": was.tokens, **rounded, **self.labels}
 
     def clear_memory(self, key: str) -> dict:
         """API: empty the session's memory, then its summary."""

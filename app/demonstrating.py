@@ -161,7 +161,7 @@ def classified(
     silence = studio.silent_layers(session)
     found = classification.classify(studio.model_of(session), text, task, session.bank, silence=silence)
     prompt = "".join(shown.template.render(demonstration) for demonstration in window[: found.in_window])
-    recipe = Recipe("scored", prompt, version=session.memory_version, silence=tuple(silence))
+    recipe = Recipe("scored", prompt, version=session.memory_version, silence=tuple(silence), method=studio.model.label)
     payload = keep(session, recipe, found.trace, "")
     point_at(session, payload, found.label_step)
     trace = found.trace

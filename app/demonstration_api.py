@@ -66,7 +66,7 @@ def classify(
     Raises: LongMemError.
     """
     with alone(studio.store.get(key)) as session:
-        return demonstrating.classified(studio, session, document, text, in_window)[0]
+        return {**demonstrating.classified(studio, session, document, text, in_window)[0], **studio.labels}
 
 
 def evaluate_demonstrations(
@@ -100,4 +100,4 @@ def evaluate_demonstrations(
         test = Source(path, text_column, label_column, "{text} {label}")
         for step in demonstrating.measured(studio, session, document, test, n_texts, in_window, sizes, stop):
             result = step.result or result
-    return result
+    return None if result is None else {**result, **studio.labels}

@@ -8,6 +8,7 @@ from app.demonstration_files import SAMPLE, SAMPLE_TEST, TEMPLATES, Source, insp
 from app.demonstrations_panel import DemonstrationsTab, chosen_file
 from app.handlers import MemoryView, Studio
 from app.memory_panel import MemoryWiring
+from app.methods import labelled
 from app.turns import Work
 
 SHOW_ANSWER = "() => document.getElementById('lm-demo-classify-head').scrollIntoView({ block: 'start' })"
@@ -175,7 +176,9 @@ def _wire_evaluation(studio: Studio, tab: DemonstrationsTab, notice: gr.HTML) ->
     def shown(view: EvaluationView) -> tuple:
         result = view.result if view.result and view.result["by_size"] else None
         buttons = gr.update(interactive=not view.busy), gr.update(interactive=view.busy)
-        parts = [gr.skip()] * 6 if result is None else [*result_parts(result), result["by_size"][-1]["wrong"]]
+        parts = [gr.skip()] * 6
+        if result is not None:
+            parts = [*result_parts(result, studio.model.label), result["by_size"][-1]["wrong"]]
         return view.status, view.notice, *buttons, *parts
 
     def prepare(request: gr.Request) -> tuple:
@@ -202,7 +205,7 @@ def _wire_evaluation(studio: Studio, tab: DemonstrationsTab, notice: gr.HTML) ->
     part.stop.click(stop, None, [part.status, part.stop], queue=False, **PRIVATE)
 
 
-def result_parts(result: dict) -> list:
+def result_parts(result: dict, label: str) -> list:
     """What the page shows of a measurement: words, both charts, the confusion matrix as a table, the wrong cases."""
     last = result["by_size"][-1]
     accuracy = demonstration_charts.accuracy_by_memory(
@@ -213,8 +216,8 @@ def result_parts(result: dict) -> list:
     )
     return [
         demonstration_markup.accuracy_words(result),
-        gr.update(value=accuracy, visible=True),
-        gr.update(value=confusion, visible=True),
+        gr.update(value=labelled(accuracy, label), visible=True),
+        gr.update(value=labelled(confusion, label), visible=True),
         demonstration_markup.confusion_table(result),
         demonstration_markup.wrong_cases(result),
     ]

@@ -21,6 +21,10 @@ from longmem.errors import LongMemError, Stopped
 
 RESULTS = Path(__file__).parent.parent / "assets" / "results"
 OWN_RUN = "own run"
+NO_SIDENET = (
+    "Small runs compare LongMem with its baselines and need a SideNet, which a training-free model does not have. What "
+    "is recorded was measured with LongMem."
+)
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
@@ -117,7 +121,8 @@ class Experiments:
 
     def _facts(self, page: str, result: dict) -> list[tuple[str, str]]:
         fingerprint = result["model"]["fingerprint"]
-        other = "" if fingerprint == self.studio.model.fingerprint else ", another one than is loaded here"
+        ours = self.studio.model.has_sidenet and fingerprint == self.studio.model.fingerprint
+        other = "" if ours else ", another one than is loaded here"
         facts = [
             ("measured", result["date"]),
             ("how many", sample_size(page, result)),
@@ -125,6 +130,11 @@ class Experiments:
         ]
         source = [("text", result["source"])] if "source" in result else []
         return [*facts, *source, ("settings", _settings(result["settings"]))]
+
+    @property
+    def refusal(self) -> str:
+        """Why nothing can be run here; empty where it can."""
+        return "" if self.studio.model.has_sidenet else NO_SIDENET
 
     # Running -----------------------------------------------------------------------------------------------------
 
@@ -141,6 +151,8 @@ class Experiments:
         session = self.studio.store.get(key)
         last = Update(0, 0, 0.0)
         try:
+            if self.refusal:
+                raise LongMemError(self.refusal)
             with session.stops.working(page) as stop:
                 with alone(session):
                     texts, source = self._texts(session, page, wishes.source)

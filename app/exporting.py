@@ -55,8 +55,19 @@ def export_trace(run: Run, format: str) -> ExportedFile:
 
 
 def file_name(run: Run, suffix: str) -> str:
-    """`longmem-run-3-` and the suffix: no word of a visitor is in it."""
-    return f"longmem-run-{int(run.number)}-{suffix}"
+    """`longmem-run-3-` and the suffix, or the method where it is not LongMem: no word of a visitor is in it."""
+    return f"{_method_name(run) or 'longmem'}-run-{int(run.number)}-{suffix}"
+
+
+def _method_name(run: Run) -> str:
+    """The label of the run's method as a part of a file's name."""
+    return "-".join(re.findall("[a-z]+", run.recipe.method.lower()))
+
+
+def _tables(run: Run) -> dict[str, pd.DataFrame]:
+    """The run's tables; of a method that is not LongMem every row says so in a last column, `method`."""
+    labels = {"method": run.recipe.method} if run.recipe.method else {}
+    return {name: frame.assign(**labels) for name, frame in tables_of(run).items()}
 
 
 def spreadsheet_cell(text: str) -> str:
@@ -82,16 +93,16 @@ def read_csv(data: bytes, table: str) -> pd.DataFrame:
 
 
 def _csv(run: Run) -> bytes:
-    return to_csv(tables_of(run)[MAIN])
+    return to_csv(_tables(run)[MAIN])
 
 
 def _csv_zip(run: Run) -> bytes:
-    return _zipped({f"{name}.csv": to_csv(frame) for name, frame in tables_of(run).items()})
+    return _zipped({f"{name}.csv": to_csv(frame) for name, frame in _tables(run).items()})
 
 
 def _parquet(run: Run) -> bytes:
     files = {}
-    for name, frame in tables_of(run).items():
+    for name, frame in _tables(run).items():
         buffer = io.BytesIO()
         frame.to_parquet(buffer, engine="pyarrow", index=False)
         files[f"{name}.parquet"] = buffer.getvalue()

@@ -115,7 +115,7 @@ def generate_pair(
         plain.end()
     if pair.remembered:
         session.generation = remembered.generation
-        recipe = Recipe("generated", prompt, before, settings, session.memory_version, tuple(silence))
+        recipe = Recipe("generated", prompt, before, settings, session.memory_version, tuple(silence), model.label)
         payload = keep(session, recipe, remembered.generation.trace, remembered.generation.running.text)
         yield pair.view(ended, payload)
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from app import charts, inspection, markup, perplexity_charts, what_if, what_if_markup
 from app.charts import Figure
+from app.methods import labelled
 from app.session import Run, Session
 from app.studio import StudioBase, alone, said
 from app.switches import Switches
@@ -67,7 +68,7 @@ class InspectorHandlers(StudioBase):
             "effects": lambda: charts.effect_strip(run.tokens),
             "running": lambda: perplexity_charts.running_perplexity(run.tokens),
         }
-        return draw[name]()
+        return labelled(draw[name](), run.recipe.method)
 
     def _scores(self, session: Session, run: Run, step: int, layer: int) -> Figure:
         """Scores of what was retrieved and of all else: asked of the model again, so memory must be as it was."""

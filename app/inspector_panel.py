@@ -9,6 +9,7 @@ import gradio as gr
 from app import figure_tables, markup
 from app.charts import Figure
 from app.handlers import CHARTS, Studio, WhatIfView
+from app.methods import Method
 from app.source_panel import SourcePanel, build_source_panel, wire_source_panel
 from app.turns import Work
 
@@ -20,7 +21,6 @@ TITLES = {
     "heads": "Heads",
     "ranking": "Ranking",
     "scores": "Scores",
-    "gates": "Gates",
     "effects": "Effect",
     "running": "Perplexity",
 }
@@ -51,8 +51,8 @@ class InspectorPanel:
     source: SourcePanel
 
 
-def build_inspector_panel() -> InspectorPanel:
-    """Lay out the inspector; must run inside its column."""
+def build_inspector_panel(method: Method) -> InspectorPanel:
+    """Lay out the inspector of a model of this method; must run inside its column."""
     details = gr.HTML(
         None,
         html_template="<div></div>",
@@ -67,15 +67,15 @@ def build_inspector_panel() -> InspectorPanel:
             stop = gr.Button("Stop", size="sm", visible=False, elem_id="lm-again-stop", min_width=60)
             all_on = gr.Button("Everything on", size="sm", elem_id="lm-all-on", min_width=90)
         result = gr.HTML(elem_id="lm-whatif-result")
-    tabs, plots, tables = {}, {}, {}
+    tabs, plots, tables, titles = {}, {}, {}, {**TITLES, "gates": method.shares}
     with gr.Column(elem_classes="lm-charts"):
         scope = gr.Radio(
-            [THIS_TOKEN, WHOLE_RUN], value=THIS_TOKEN, label="Map, grid and gates show", elem_id="lm-scope",
-            elem_classes="lm-choice",
+            [THIS_TOKEN, WHOLE_RUN], value=THIS_TOKEN, label=f"Map, grid and {method.shares.lower()} show",
+            elem_id="lm-scope", elem_classes="lm-choice",
         )  # fmt: skip
         with gr.Tabs(elem_id="lm-chart-tabs", overflow_behavior="wrap") as charts:
             for name in CHARTS:
-                with gr.Tab(TITLES[name], id=name) as tabs[name]:
+                with gr.Tab(titles[name], id=name) as tabs[name]:
                     plots[name] = gr.Plot(
                         show_label=False, elem_id=f"lm-{name}", elem_classes="lm-chart", buttons=["fullscreen"]
                     )

@@ -10,15 +10,18 @@ from pathlib import Path
 
 from app.session import GIB
 from app.studio import MAX_FILE_BYTES
+from longmem.model import LongMemForCausalLM
+from longmem.training_free import TrainingFreeMemory
 
 BUNDLED = Path(__file__).parent.parent / "assets" / "model"
 UNITS = {"kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40}
 LEAST_FILE, MOST_FILE = 2**10, 2**33
 LEAST_MEMORY, MOST_MEMORY = 2**20, 2**44
 DESCRIPTION = "The studio in a browser."
-EPILOG = """LONGMEM_MODEL, LONGMEM_AUTH, LONGMEM_MAX_FILE_SIZE and LONGMEM_MAX_MEMORY in the environment mean the same
-as the options, which come first. A password belongs there: everybody on a machine can see
-the options of its processes."""
+EPILOG = """LONGMEM_MODEL, LONGMEM_TRAINING_FREE, LONGMEM_AUTH, LONGMEM_MAX_FILE_SIZE and LONGMEM_MAX_MEMORY in the
+environment mean the same as the options, which come first. A password belongs there:
+everybody on a machine can see the options of its processes."""
+YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Launch:
     """How to launch: `auth` is (user, password) or None, sizes are bytes."""
 
     model: str | Path = BUNDLED
+    training_free: bool = False
     mcp: bool = False
     auth: tuple[str, str] | None = None
     max_file_size: int = MAX_FILE_BYTES
@@ -36,6 +40,12 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
     """The command line's options (None: this process's) and the environment's; a wrong one ends with its sentence."""
     parser = argparse.ArgumentParser(description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--model", help="a folder or hub id; default: the bundled one")
+    parser.add_argument(
+        "--training-free",
+        action="store_const",
+        const=YES[0],
+        help="the model is any language model, given memory as it is: not LongMem, and said so everywhere",
+    )
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools too")
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask visitors for these; default: nobody is asked")
     parser.add_argument("--max-file-size", metavar="SIZE", help="of an upload; default: 64mb")
@@ -52,6 +62,7 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
         file, memory = chosen("max_file_size"), chosen("max_memory")
         return Launch(
             model=chosen("model") or BUNDLED,
+            training_free=_is_wanted("LONGMEM_TRAINING_FREE", chosen("training_free")),
             mcp=given.mcp,
             auth=_pair(chosen("auth")),
             max_file_size=Launch.max_file_size
@@ -63,6 +74,21 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
         )
     except ValueError as error:
         parser.error(str(error))
+
+
+def open_model(chosen: Launch) -> LongMemForCausalLM:
+    """The model to be shown, on the best device there is. Errors: LongMemError where there is none to load."""
+    if not chosen.training_free:
+        return LongMemForCausalLM.from_pretrained(chosen.model)
+    model = TrainingFreeMemory.from_backbone(chosen.model)
+    model.need_tokenizer()  # without one nothing can be read: better said now
+    return model
+
+
+def _is_wanted(variable: str, text: str | None) -> bool:
+    if text is not None and text.lower() not in YES + NO:
+        raise ValueError(f"{variable} is {text[:40]!r}; it must be one of {', '.join(YES + NO)}.")
+    return text is not None and text.lower() in YES
 
 
 def _pair(text: str | None) -> tuple[str, str] | None:

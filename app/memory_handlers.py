@@ -45,7 +45,7 @@ class MemoryHandlers(StudioBase):
         """HTML of what runs here."""
         n_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         layers, device = self.model.config.memory_layers, self.model.device
-        return markup.model_line(n_parameters, layers, str(device), self.model.device_reason)
+        return markup.model_line(n_parameters, layers, str(device), self.model.device_reason, self.model.label)
 
     def open(self, key: str) -> Iterator[MemoryView]:
         """A new visitor: their memory begins with the opening sample; the first one of all waits until it is read."""

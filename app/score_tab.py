@@ -7,6 +7,7 @@ import gradio as gr
 from app import figure_tables, markup
 from app.handlers import Studio
 from app.memory_panel import MemoryWiring, sent_only_as
+from app.methods import labelled
 from app.perplexity_charts import perplexity_along
 from app.scored import LOOKED_UP, NEXT_PAGE, SCORED, ScoreView
 from app.settings import Place
@@ -125,7 +126,7 @@ def _wire_runs(studio: Studio, tab: ScoreTab, notice: gr.HTML, inspector: gr.HTM
         for view in studio.score_onward(request.session_hash, _place_of(what, document, share), length):
             curve, table = (gr.skip(), gr.skip()) if view.busy else (gr.update(visible=False), "")  # where it failed
             if view.along is not None:
-                figure = perplexity_along(view.along)
+                figure = labelled(perplexity_along(view.along), studio.model.label)
                 curve, table = gr.update(value=figure, visible=True), figure_tables.table_html(figure)
             yield *shown(view), curve, table
 

@@ -39,7 +39,7 @@ class Recipe:
 
     kind: "generated", "scored" or "looked up"; prompt: what stood before the run's tokens; before: of this document
     only what ends at this token was searched; settings: of a generation; silence: layers and heads that were off;
-    version: of the memory that was searched.
+    version: of the memory that was searched; method: label of the model's method, "" for LongMem.
     """
 
     kind: str
@@ -48,6 +48,7 @@ class Recipe:
     settings: Settings | None = None
     version: tuple[int, int, int, int] = (0, 0, 0, 0)
     silence: tuple[tuple[int, int | None], ...] = ()
+    method: str = ""
 
 
 @dataclass(frozen=True, eq=False)

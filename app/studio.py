@@ -48,6 +48,11 @@ class StudioBase:
             )
         return memory
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """What every answer of the API says of a model that is not LongMem: `method`."""
+        return {"method": self.model.label} if self.model.label else {}
+
     def prepare(self, key: str, work: str) -> None:
         """A visitor has asked for some `work` (`Work`, or an evaluation's name) that waits for its turn."""
         self.store.get(key).stops.prepare(work)

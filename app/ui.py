@@ -5,7 +5,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from app import theme
+from app import markup, theme
 from app.api import add_api
 from app.change_panel import build_change_panel, wire_change_panel
 from app.demonstrations_panel import build_demonstrations_tab
@@ -19,6 +19,7 @@ from app.handlers import Studio
 from app.inspector_panel import build_inspector_panel, wire_inspector_panel
 from app.learn_tab import build_learn_tab, wire_learn_tab
 from app.memory_panel import build_memory_panel, wire_memory_panel
+from app.methods import METHODS
 from app.reading import SAMPLES, SampleShelf
 from app.score_tab import build_score_tab, wire_score_tab
 from app.session import GIB, SessionStore
@@ -52,9 +53,13 @@ def build(
     studio.max_file_bytes = max_file_bytes
     if read_opening_sample:  # while the page is being built and fetched
         threading.Thread(target=shelf.opening_bank, name="longmem-sample", daemon=True).start()
-    with gr.Blocks(title="LongMem studio", fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
+    with gr.Blocks(
+        title=model.label or "LongMem studio", fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)
+    ) as demo:
         with gr.Sidebar(width=336, elem_id="lm-memory"):
             memory = build_memory_panel(studio)
+        if model.label:
+            gr.HTML(markup.method_banner(model.label), elem_id="lm-method")
         notice = gr.HTML(elem_id="lm-notice", js_on_load=DISMISS_SCRIPT)
         with gr.Row(elem_id="lm-studio"):
             with (
@@ -72,7 +77,7 @@ def build(
                 with gr.Tab("Learn", id="learn") as learn_tab:
                     learn = build_learn_tab(studio, learn_tab)
             with gr.Column(scale=9, min_width=320, elem_id="lm-look"):
-                inspector = build_inspector_panel()
+                inspector = build_inspector_panel(METHODS[model.label])
                 change = build_change_panel()
                 export = build_export_panel()
         cache = Path(export.download.GRADIO_CACHE).resolve()

@@ -55,6 +55,7 @@ function header(item) {
   }, state.locked ? "locked" : "lock");
   return make("header", { class: "lm-token-head" },
     make("h2", { "aria-live": "polite" }, make("span", { class: "lm-quiet" }, `token ${item.step} `), make("q", {}, visible(item.token))),
+    run().method ? make("span", { class: "lm-method-badge" }, run().method) : null,
     make("span", { class: "lm-steppers" },
       make("button", { type: "button", "aria-label": "Previous token", disabled: item.step === steps[0].step ? "" : null, onclick: () => move(-1) }, "‹"),
       make("button", { type: "button", "aria-label": "Next token", disabled: item.step === steps.at(-1).step ? "" : null, onclick: () => move(1) }, "›"),
@@ -95,7 +96,7 @@ function layerTabs(item) {
     type: "button", role: "tab", id: `lm-layer-${entry.layer}`, "aria-selected": String(entry.layer === state.layer),
     tabindex: entry.layer === state.layer ? "0" : "-1", onclick: () => choose(state.step, entry.layer, true),
   }, `layer ${entry.layer}`, make("span", { class: "lm-gate", "aria-hidden": "true" }, make("i", { style: { width: `${100 * entry.gate}%` } })),
-  make("small", {}, `gate ${percent(entry.gate)}`)));
+  make("small", {}, `${run().share} ${percent(entry.gate)}`)));
   return make("div", {},
     make("div", { class: "lm-layers", role: "tablist", "aria-label": "Memory layers" }, ...tabs), switches());
 }
@@ -148,7 +149,7 @@ function draw() {
     : [make("p", { class: "lm-quiet" }, "Nothing was retrieved: memory was empty, or nothing stands before this place.")];
   const focused = element.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") ?? document.activeElement.id : null;
   element.replaceChildren(header(item), numbers(item), layerTabs(item), ...body,
-    make("p", { class: "lm-quiet lm-fine" }, "Weight is attention times gate, averaged over the layer's heads: where it looked. What that changed is another question: effect, and “without it”, are measured by running the model again."));
+    make("p", { class: "lm-quiet lm-fine" }, `Weight is attention times ${run().share}, averaged over the layer's heads: where it looked. What that changed is another question: effect, and “without it”, are measured by running the model again.`));
   if (focused) [...element.querySelectorAll("[aria-label], [id]")].find((node) => node.getAttribute("aria-label") === focused || node.id === focused)?.focus();
 }
 
