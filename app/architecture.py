@@ -46,7 +46,7 @@ def _caption(shape: ModelShape) -> str:
         return (
             "From top to bottom. Dashed arrows: keys and values go into memory while a document is read. "
             f"Right, not LongMem's SideNet but the backbone's own layers from {shape.first} on, run a second time. "
-            "Full arrows: what they retrieve for every token; the bar in a layer is memory's mean share in your last run."
+            "Full arrows: what they retrieve for every token; a bar is memory's mean share in your last run."
         )
     return (
         "From top to bottom. Dashed arrows: keys and values go into memory while a document is read. "

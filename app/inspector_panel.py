@@ -9,7 +9,7 @@ import gradio as gr
 from app import figure_tables, markup
 from app.charts import Figure
 from app.handlers import CHARTS, Studio, WhatIfView
-from app.methods import Method
+from app.methods import LONGMEM, Method
 from app.source_panel import SourcePanel, build_source_panel, wire_source_panel
 from app.turns import Work
 
@@ -21,6 +21,7 @@ TITLES = {
     "heads": "Heads",
     "ranking": "Ranking",
     "scores": "Scores",
+    "gates": LONGMEM.shares,
     "effects": "Effect",
     "running": "Perplexity",
 }
