@@ -10,6 +10,7 @@ from app import figure_tables, markup
 from app.charts import Figure
 from app.handlers import CHARTS, Studio, WhatIfView
 from app.methods import LONGMEM, Method
+from app.source_handlers import SourceHandlers
 from app.source_panel import SourcePanel, build_source_panel, wire_source_panel
 from app.turns import Work
 
@@ -26,6 +27,8 @@ TITLES = {
     "running": "Perplexity",
 }
 FOLLOWING = ("layers", "grid", "heads", "ranking", "scores", "gates")  # charts that follow the chosen token
+PRIVATE = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+LATEST = {**PRIVATE, "trigger_mode": "always_last"}
 THIS_TOKEN, WHOLE_RUN = "this token", "all tokens"
 # What was measured reaches the inspector's own script as an event of the page.
 MEASURED_SCRIPT = """
@@ -95,23 +98,34 @@ def wire_inspector_panel(
 
     run_ends: events of all tabs after which the session has a new run, to be drawn.
     """
-    private = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-    latest = {**private, "trigger_mode": "always_last"}
-    model_turn = {"concurrency_id": "model", "concurrency_limit": 1, **private, "queue": True}
+    model_turn = {"concurrency_id": "model", "concurrency_limit": 1, **PRIVATE, "queue": True}
+    # In a queue of its own: what is measured gives way to the model's turns by the session's lock.
+    measuring = {**model_turn, "concurrency_id": "measure"}
+
+    def measure(request: gr.Request) -> dict | None:
+        return studio.measure(request.session_hash)
+
+    worth = {"fn": measure, "outputs": panel.measured, **measuring}
     source = wire_source_panel(studio, panel.source)
-    drawn = [*panel.plots.values(), *panel.tables.values()]
+    _wire_choice(studio, panel, source, worth)
+    _wire_charts(demo, studio, panel, run_ends, worth)
 
-    def draw(name: str, scope: str, request: gr.Request) -> tuple[Figure, str]:
-        figure = studio.chart(request.session_hash, name, whole_run=scope == WHOLE_RUN)
-        return figure, figure_tables.table_html(figure, f"{TITLES[name]} as a table")
+    def draw_source(request: gr.Request) -> str:
+        return source.draw(request.session_hash)
 
-    def draw_some(names: Sequence[str], scope: str, request: gr.Request) -> list:
-        found = {name: draw(name, scope, request) for name in names}
-        both = [found.get(name, (gr.skip(), gr.skip())) for name in CHARTS]
-        return [figure for figure, _ in both] + [table for _, table in both]
+    for run_ended in run_ends:
+        run_ended.then(draw_source, None, panel.source.view, **PRIVATE)
+    _wire_what_if(studio, panel, notice, run_ends, model_turn)
 
-    def draw_all(scope: str, request: gr.Request) -> list:
-        return draw_some(CHARTS, scope, request)
+
+def _draw(studio: Studio, panel: InspectorPanel, key: str, name: str, scope: str) -> tuple[Figure, str]:
+    """A chart of the session's run, and the HTML of its table."""
+    figure = studio.chart(key, name, whole_run=scope == WHOLE_RUN)
+    return figure, figure_tables.table_html(figure, f"{panel.tabs[name].label} as a table")
+
+
+def _wire_choice(studio: Studio, panel: InspectorPanel, source: SourceHandlers, worth: dict) -> None:
+    """What follows a token, layer, head or chunk that is chosen on the page; `worth`: the event that measures."""
 
     def choose(scope: str, event: gr.EventData, request: gr.Request) -> list:
         """First what is in sight: the chart that follows, or else the source."""
@@ -128,39 +142,44 @@ def wire_inspector_panel(
         tables = {name: gr.skip() for name in FOLLOWING}
         if chart not in tables:
             return [*tables.values(), gr.skip()]
-        tables[chart] = draw(chart, scope, request)[1]
+        tables[chart] = _draw(studio, panel, request.session_hash, chart, scope)[1]
         return [*tables.values(), source.draw(request.session_hash)]
 
     def show_chunk(event: gr.EventData, request: gr.Request) -> tuple:
         return source.show_chunk(request.session_hash, event.chunk), gr.Tabs(selected="source")
 
-    def draw_source(request: gr.Request) -> str:
-        return source.draw(request.session_hash)
-
-    def measure(request: gr.Request) -> dict | None:
-        return studio.measure(request.session_hash)
-
-    panel.details.click(show_chunk, None, [panel.source.view, panel.charts], **latest)
-    # In a queue of its own: what is measured gives way to the model's turns by the session's lock.
-    measuring = {**model_turn, "concurrency_id": "measure"}
-    following = [parts[name] for parts in (panel.plots, panel.tables) for name in FOLLOWING]
-    plots, tables = following[: len(FOLLOWING)], following[len(FOLLOWING) :]
+    panel.details.click(show_chunk, None, [panel.source.view, panel.charts], **LATEST)
+    plots, tables = ([parts[name] for name in FOLLOWING] for parts in (panel.plots, panel.tables))
     shown = gr.State("")
-    chosen = panel.details.select(choose, panel.scope, [*plots, panel.bar, panel.source.view, shown], **latest)
-    followed = chosen.then(follow, [shown, panel.scope], [*tables, panel.source.view], **private)
-    followed.then(measure, None, panel.measured, **measuring)
-    panel.scope.change(draw_all, panel.scope, drawn, **latest)
+    chosen = panel.details.select(choose, panel.scope, [*plots, panel.bar, panel.source.view, shown], **LATEST)
+    followed = chosen.then(follow, [shown, panel.scope], [*tables, panel.source.view], **PRIVATE)
+    followed.then(**worth)
+
+
+def _wire_charts(
+    demo: gr.Blocks,
+    studio: Studio,
+    panel: InspectorPanel,
+    run_ends: Sequence[gr.events.Dependency],
+    worth: dict,
+) -> None:
+    """What draws charts: a new run, another scope, a tab that comes into sight, and the page itself."""
+    drawn = [*panel.plots.values(), *panel.tables.values()]
+
+    def draw_all(scope: str, request: gr.Request) -> list:
+        both = [_draw(studio, panel, request.session_hash, name, scope) for name in CHARTS]
+        return [figure for figure, _ in both] + [table for _, table in both]
+
+    panel.scope.change(draw_all, panel.scope, drawn, **LATEST)
+    demo.load(draw_all, panel.scope, drawn, **PRIVATE)
     for run_ended in run_ends:
-        run_ended.then(draw_all, panel.scope, drawn, **private).then(measure, None, panel.measured, **measuring)
-        run_ended.then(draw_source, None, panel.source.view, **private)
-    demo.load(draw_all, panel.scope, drawn, **private)
+        run_ended.then(draw_all, panel.scope, drawn, **PRIVATE).then(**worth)
     for name in FOLLOWING:  # those that were out of sight when a token was chosen
 
         def draw_again(scope: str, request: gr.Request, name: str = name) -> tuple:
-            return draw(name, scope, request)
+            return _draw(studio, panel, request.session_hash, name, scope)
 
-        panel.tabs[name].select(draw_again, panel.scope, [panel.plots[name], panel.tables[name]], **latest)
-    _wire_what_if(studio, panel, notice, run_ends, private, model_turn)
+        panel.tabs[name].select(draw_again, panel.scope, [panel.plots[name], panel.tables[name]], **LATEST)
 
 
 def _wire_what_if(
@@ -168,7 +187,6 @@ def _wire_what_if(
     panel: InspectorPanel,
     notice: gr.HTML,
     run_ends: Sequence[gr.events.Dependency],
-    private: dict,
     model_turn: dict,
 ) -> None:
     """The bar of what is off, and the comparison."""
@@ -194,10 +212,10 @@ def _wire_what_if(
     def stop(request: gr.Request) -> None:
         studio.stop(request.session_hash, Work.AGAIN)
 
-    panel.stop.click(stop, None, None, **private)
-    panel.details.apply(toggle, None, outputs, **private)
-    panel.all_on.click(all_on, None, outputs, **private)
-    waiting = panel.again.click(prepare, None, [panel.result, panel.again], **private)
+    panel.stop.click(stop, None, None, **PRIVATE)
+    panel.details.apply(toggle, None, outputs, **PRIVATE)
+    panel.all_on.click(all_on, None, outputs, **PRIVATE)
+    waiting = panel.again.click(prepare, None, [panel.result, panel.again], **PRIVATE)
     waiting.then(again, None, outputs, **model_turn)
 
     def reset(request: gr.Request) -> tuple:
@@ -205,4 +223,4 @@ def _wire_what_if(
         return view.bar, view.result
 
     for run_ended in run_ends:  # the notice may say why it ended: it stays
-        run_ended.then(reset, None, [panel.bar, panel.result], **private)
+        run_ended.then(reset, None, [panel.bar, panel.result], **PRIVATE)
