@@ -11,6 +11,7 @@ from app.inspection import percent
 from app.lesson_marks import shown
 from app.lesson_numbers import LessonNumbers
 from app.lesson_steps import ACTIONS, AGAIN, CHARTS, STEPS, Step, without_sidenet
+from app.methods import LONGMEM, METHODS, Method
 from app.model_parts import MemoryNow, button, count, over
 from app.reading import OPENING_PROMPT, SampleShelf
 from app.session import Session
@@ -69,7 +70,7 @@ class Lesson:
         """What to do in a step, its question with an answer that opens, and the way on."""
         step, fields = self._step(number), self._sizes() | self._answers(number)
         buttons = "".join(self._button(action) for action in step.actions)
-        last = charts_table() if number == len(STEPS) else ""
+        last = charts_table(METHODS[self.numbers.model.label]) if number == len(STEPS) else ""
         question = step.question and (
             f'<details class="lm-question"><summary>{escape(step.question.format(**fields))}</summary>'
             f"<p>{escape(step.answer.format(**fields))}</p></details>"
@@ -278,12 +279,13 @@ def steps_list(number: int) -> str:
     return f'<nav class="lm-steps" aria-label="Steps of the lesson"><ol>{items}</ol></nav>'
 
 
-def charts_table() -> str:
+def charts_table(method: Method = LONGMEM) -> str:
     """The charts of the inspector in one sentence each, and the steps that explain them."""
+    titles = {"gates": method.shares}
     rows = "".join(
-        f'<tr><th scope="row">{title}</th><td>{escape(words)}</td>'
+        f'<tr><th scope="row">{titles.get(name, title)}</th><td>{escape(words)}</td>'
         f"<td>{button(f'Step {step}', f'lesson-{step}')}</td></tr>"
-        for title, words, step in CHARTS.values()
+        for name, (title, words, step) in CHARTS.items()
     )
     return (
         '<section class="lm-summary"><h4>Now you can read every chart</h4><div class="lm-scroll"><table>'

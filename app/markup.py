@@ -155,8 +155,8 @@ def model_line(n_parameters: int, memory_layers: Iterable[int], device: str, rea
 def method_banner(label: str) -> str:
     """What the model is instead of LongMem, and what that means; it stays in sight."""
     return (
-        f'<p class="lm-method" role="note"><b>{escape(label)}</b> <span>A language model as it is looks things up with '
-        "its own queries and keys; nothing was trained, and there is no SideNet and no gate.</span></p>"
+        f'<p class="lm-method" role="note"><b>{escape(label)}</b> <span>A language model as it is, with its own '
+        "queries and keys: nothing was trained, there is no SideNet and no gate.</span></p>"
     )
 
 
