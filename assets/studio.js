@@ -55,7 +55,6 @@ function header(item) {
   }, state.locked ? "locked" : "lock");
   return make("header", { class: "lm-token-head" },
     make("h2", { "aria-live": "polite" }, make("span", { class: "lm-quiet" }, `token ${item.step} `), make("q", {}, visible(item.token))),
-    run().method ? make("span", { class: "lm-method-badge" }, run().method) : null,
     make("span", { class: "lm-steppers" },
       make("button", { type: "button", "aria-label": "Previous token", disabled: item.step === steps[0].step ? "" : null, onclick: () => move(-1) }, "‹"),
       make("button", { type: "button", "aria-label": "Next token", disabled: item.step === steps.at(-1).step ? "" : null, onclick: () => move(1) }, "›"),
@@ -148,7 +147,8 @@ function draw() {
     : layer.passages.length ? [make("ol", { class: "lm-passages" }, ...layer.passages.map(passage))]
     : [make("p", { class: "lm-quiet" }, "Nothing was retrieved: memory was empty, or nothing stands before this place.")];
   const focused = element.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") ?? document.activeElement.id : null;
-  element.replaceChildren(header(item), numbers(item), layerTabs(item), ...body,
+  const method = run().method ? [make("p", {}, make("span", { class: "lm-method-badge" }, run().method))] : [];
+  element.replaceChildren(header(item), ...method, numbers(item), layerTabs(item), ...body,
     make("p", { class: "lm-quiet lm-fine" }, `Weight is attention times ${run().share}, averaged over the layer's heads: where it looked. What that changed is another question: effect, and “without it”, are measured by running the model again.`));
   if (focused) [...element.querySelectorAll("[aria-label], [id]")].find((node) => node.getAttribute("aria-label") === focused || node.id === focused)?.focus();
 }
