@@ -1,14 +1,12 @@
 """The studio in a browser: `python app.py`; `python app.py --help` lists its options."""
 
 from app import ui, zero_gpu
-from app.launching import parse
-from longmem.model import LongMemForCausalLM
+from app.launching import open_model, parse
 
 if __name__ == "__main__":
     chosen = parse()
     gpu = zero_gpu.decorator()
-    model = LongMemForCausalLM.from_pretrained(chosen.model, device=gpu and "cpu")
-    model.config.memory_size = chosen.memory_size or model.config.memory_size
+    model = open_model(chosen, device=gpu and "cpu")
     workers = gpu and zero_gpu.ZeroGpu(model, gpu)
     limits = {"byte_budget": chosen.max_memory, "max_file_bytes": chosen.max_file_size}
     demo = ui.build(model, **limits, zero_gpu=workers)

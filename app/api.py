@@ -19,6 +19,7 @@ from app.export_handlers import KINDS, MEMORY, make_file
 from app.handlers import Studio
 from app.memory_panel import FILE_TYPES
 from app.settings import Settings
+from app.turns import Work
 from longmem.demonstrations import SENTIMENT_TEMPLATE
 from longmem.errors import LongMemError
 
@@ -28,7 +29,8 @@ TURN = {"concurrency_id": "model", "concurrency_limit": 1}
 def add_api(studio: Studio, downloads: Downloads) -> None:
     """Register all endpoints; must run inside the `gr.Blocks`. A client's mendable error reaches it in words."""
     _add_memory_endpoints(studio)
-    _add_model_endpoints(studio)
+    _add_generation_endpoint(studio)
+    _add_judging_endpoints(studio)
     _add_demonstration_endpoints(studio)
     _add_file_endpoints(studio, downloads)
 
@@ -79,7 +81,7 @@ def _add_memory_endpoints(studio: Studio) -> None:
     gr.api(memory_summary, api_name="memory_summary")
 
 
-def _add_model_endpoints(studio: Studio) -> None:
+def _add_generation_endpoint(studio: Studio) -> None:
     def generate(
         prompt: str,
         max_new_tokens: int = Settings.max_new_tokens,
@@ -109,6 +111,12 @@ def _add_model_endpoints(studio: Studio) -> None:
             yield from studio.generate_text(
                 key, str(prompt), settings, use_memory=bool(use_memory), trace_ranks=trace_ranks
             )
+
+    gr.api(generate, api_name="generate", **TURN)
+
+
+def _add_judging_endpoints(studio: Studio) -> None:
+    """What is asked of a text that is given: nothing is written."""
 
     def retrieve(text: str, trace_ranks: int = 4, memory: str = "", request: gr.Request = None) -> dict:
         """What every token of a phrase looks up in memory, in every layer and head, without generating anything.
@@ -146,11 +154,22 @@ def _add_model_endpoints(studio: Studio) -> None:
         with _errors_for_clients():
             return studio.what_if(studio.key_of(request.session_hash, memory), str(text), str(context), off)
 
-    for function in (generate, retrieve, score, what_if):
+    for function in (retrieve, score, what_if):
         gr.api(function, api_name=function.__name__, **TURN)
 
 
 def _add_demonstration_endpoints(studio: Studio) -> None:
+    columns = [gr.Textbox("text", label="text_column", visible=False)]
+    columns.append(gr.Textbox("label", label="label_column", visible=False))
+    memory = gr.Textbox("", label="memory", visible=False)
+    examples = gr.File(label="file", file_types=demonstration_files.FILE_TYPES, visible=False)
+    answer = gr.JSON(label="answer", visible=False)
+    button = gr.Button(visible=False)
+    _add_examples_endpoint(studio, button, [examples, *columns], memory, answer)
+    _add_classification_endpoints(studio, button, [examples, *columns], memory, answer)
+
+
+def _add_examples_endpoint(studio: Studio, button: gr.Button, file: list, memory: gr.Textbox, answer: gr.JSON) -> None:
     def load_demonstrations(
         file: str,
         text_column: str = "text",
@@ -181,6 +200,15 @@ def _add_demonstration_endpoints(studio: Studio) -> None:
                 skip_wrong=bool(skip_wrong),
             )
 
+    template = gr.Textbox(SENTIMENT_TEMPLATE.pattern, label="template", visible=False)
+    skip = gr.Checkbox(False, label="skip_wrong", visible=False)
+    inputs = [*file, template, skip, memory]
+    button.click(load_demonstrations, inputs, answer, api_name="load_demonstrations", **TURN)
+
+
+def _add_classification_endpoints(
+    studio: Studio, button: gr.Button, file: list, memory: gr.Textbox, answer: gr.JSON
+) -> None:
     def classify(text: str, in_window: int = 4, memory: str = "", request: gr.Request = None) -> dict:
         """Classify a text by the demonstrations in memory: labels, probabilities with and without memory, the vote.
 
@@ -215,26 +243,10 @@ def _add_demonstration_endpoints(studio: Studio) -> None:
             options = {"text_column": text_column, "label_column": label_column, "n_texts": n_texts}
             return demonstration_api.evaluate_demonstrations(studio, key, _given(studio, request, file), **options)
 
-    types = demonstration_files.FILE_TYPES
-    columns = [gr.Textbox("text", label="text_column", visible=False)]
-    columns.append(gr.Textbox("label", label="label_column", visible=False))
-    memory = gr.Textbox("", label="memory", visible=False)
-    examples = gr.File(label="file", file_types=types, visible=False)
-    template = gr.Textbox(SENTIMENT_TEMPLATE.pattern, label="template", visible=False)
-    skip = gr.Checkbox(False, label="skip_wrong", visible=False)
-    answer = gr.JSON(label="answer", visible=False)
     n_texts = gr.Number(40, label="n_texts", precision=0, visible=False)
-    load = gr.Button(visible=False)
-    load.click(
-        load_demonstrations,
-        [examples, *columns, template, skip, memory],
-        answer,
-        api_name="load_demonstrations",
-        **TURN,
-    )
     gr.api(classify, api_name="classify", **TURN)
-    inputs = [examples, *columns, n_texts, memory]
-    load.click(evaluate_demonstrations, inputs, answer, api_name="evaluate_demonstrations", **TURN)
+    inputs = [*file, n_texts, memory]
+    button.click(evaluate_demonstrations, inputs, answer, api_name="evaluate_demonstrations", **TURN)
 
 
 def _add_file_endpoints(studio: Studio, downloads: Downloads) -> None:
@@ -256,7 +268,7 @@ def _add_file_endpoints(studio: Studio, downloads: Downloads) -> None:
         """
         with _errors_for_clients():
             key = studio.key_of(request.session_hash, memory)
-            studio.prepare_reading(key)
+            studio.prepare(key, Work.READING)
             for view in load_bundle(studio, key, Path(_given(studio, request, file))):
                 problem = view.memory.notice
             if problem:

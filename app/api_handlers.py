@@ -11,6 +11,7 @@ from app.session import Recipe, Session
 from app.settings import Settings
 from app.studio import NAMED, alone
 from app.switches import Switches
+from app.turns import Work
 from app.writing import write
 from app.zero_gpu import Effort
 from longmem.documents import Document
@@ -29,9 +30,8 @@ class ApiHandlers(MemoryHandlers):
         """API: read files and texts into the session's memory, then its summary."""
         documents = [Document.from_file(path) for path in paths]
         documents += [pasted(f"text-{i}", text) for i, text in enumerate(texts, start=1)]
-        with alone(self.store.get(key)) as session:
-            session.stop_reading = threading.Event()
-            for _ in self.read_all(session, documents):
+        with alone(self.store.get(key)) as session, session.stops.working(Work.READING) as stop:
+            for _ in self.read_all(session, documents, stop):
                 pass
             return summary(session.bank, key)
 
@@ -42,11 +42,12 @@ class ApiHandlers(MemoryHandlers):
         chosen = Settings(**settings)
         check_prompt(prompt)
         check_ranks(trace_ranks)
-        with alone(self.store.get(key)) as session:
-            session.stop_generating = threading.Event()
+        with alone(self.store.get(key)) as session, session.stops.working(Work.GENERATING) as stop:
             arguments = (prompt, chosen, use_memory, self.silent_layers(session), trace_ranks)
-            for found in self.work(write_text, session, *arguments, effort=effort_of(self.model, prompt, chosen)):
-                yield {**found, "memory": summary(session.bank, key)} if "trace" in found else found
+            effort = effort_of(self.model, prompt, chosen)
+            for found in self.work(write_text, session, *arguments, effort=effort, stop=stop):
+                memory = {"memory": summary(session.bank, key)} if "trace" in found else {}
+                yield {**found, **memory, **self.labels}
 
     def retrieve(self, key: str, text: str, *, trace_ranks: int) -> dict:
         """API: what each token of a phrase looks up: `tokens` and `trace`."""
@@ -55,7 +56,7 @@ class ApiHandlers(MemoryHandlers):
         with alone(self.store.get(key)) as session:
             effort = scored.effort_of(self.model)
             trace = self.ask(look_up_text, session, text, self.silent_layers(session), effort=effort)
-        return {"tokens": trace.tokens, "trace": rows_of(trace, trace_ranks)}
+        return {"tokens": trace.tokens, "trace": rows_of(trace, trace_ranks), **self.labels}
 
     def score_text(self, key: str, text: str, context: str, *, trace_ranks: int) -> dict:
         """API: what memory does to every token of a text: `tokens, logprob, logprob_empty, effect` (nats), `trace`."""
@@ -67,7 +68,7 @@ class ApiHandlers(MemoryHandlers):
             trace = self.ask(score_kept, session, text, context, silence, effort=effort)
         numbers = {"logprob": trace.logprobs, "logprob_empty": trace.logprobs_empty, "effect": trace.effects}
         rounded = {name: [round(x, 6) for x in values] for name, values in numbers.items()}
-        return {"tokens": trace.tokens, **rounded, "trace": rows_of(trace, trace_ranks)}
+        return {"tokens": trace.tokens, **rounded, "trace": rows_of(trace, trace_ranks), **self.labels}
 
     def what_if(self, key: str, text: str, context: str, off: dict) -> dict:
         """API: log-probabilities of a text's tokens as they are and with something off: `logprob, logprob_off`.
@@ -85,7 +86,8 @@ class ApiHandlers(MemoryHandlers):
             silence, effort = self.silent_layers(session), Effort(read=4 * (len(context) + scored.MOST_SCORED))
             was, now = self.ask(score_with_and_without, session, text, context, silence, switches, effort=effort)
         pairs = {"logprob": was.logprobs, "logprob_off": now.logprobs}
-        return {"tokens": was.tokens, **{name: [round(x, 6) for x in values] for name, values in pairs.items()}}
+        rounded = {name: [round(x, 6) for x in values] for name, values in pairs.items()}
+        return {"tokens": was.tokens, **rounded, **self.labels}
 
     def clear_memory(self, key: str) -> dict:
         """API: empty the session's memory, then its summary."""
@@ -112,19 +114,21 @@ def write_text(
     use_memory: bool,
     silence: Silence,
     trace_ranks: int,
+    *,
+    stop: threading.Event,
 ) -> Iterator[dict]:
     """`result` after every token; the last has `trace` too, and with memory it is the session's run."""
     writing = begin(model, prompt, chosen, session.bank if use_memory else None, silence=silence)
     tokens = []
     try:
-        for (token,) in write([writing], session.stop_generating):
+        for (token,) in write([writing], stop):
             tokens.append(token)
             yield result(tokens)
     finally:
         tokens += writing.end()
     whole = writing.generation.trace
     if use_memory and tokens:
-        recipe = Recipe("generated", prompt, None, chosen, session.memory_version, tuple(silence))
+        recipe = Recipe("generated", prompt, None, chosen, session.memory_version, tuple(silence), model.label)
         keep(session, recipe, whole, writing.generation.running.text)
     yield {**result(tokens), "trace": rows_of(whole, trace_ranks)}
 
@@ -141,7 +145,8 @@ def score_kept(
     text = shortened(model, text)
     trace = score(model, text, context=context, memory=session.bank, silence=silence)
     prompt = context or text[: len(text) - len("".join(trace.tokens))]
-    keep(session, Recipe("scored", prompt, None, None, session.memory_version, tuple(silence)), trace, context + text)
+    recipe = Recipe("scored", prompt, None, None, session.memory_version, tuple(silence), model.label)
+    keep(session, recipe, trace, context + text)
     return trace
 
 

@@ -6,7 +6,20 @@ phone; colours are the page's CSS variables. Every part is a link (`data-part`) 
 
 from html import escape
 
-from app.model_parts import MemoryNow, Part, cards, count, gate_text, in_memory, in_words, layers_word, over, parts_of
+from app.model_parts import (
+    MemoryNow,
+    Part,
+    cards,
+    count,
+    gate_text,
+    in_memory,
+    in_words,
+    layers_word,
+    over,
+    parts_of,
+    second,
+    second_layer,
+)
 from longmem.anatomy import ModelShape
 
 WIDTH = 360
@@ -29,6 +42,12 @@ def figure(shape: ModelShape, now: MemoryNow | None) -> str:
 
 
 def _caption(shape: ModelShape) -> str:
+    if not shape.has_sidenet:
+        return (
+            "From top to bottom. Dashed arrows: keys and values go into memory while a document is read. "
+            f"Right, not LongMem's SideNet but the backbone's own layers from {shape.first} on, run a second time. "
+            "Full arrows: what they retrieve for every token; a bar is memory's mean share in your last run."
+        )
     return (
         "From top to bottom. Dashed arrows: keys and values go into memory while a document is read. "
         "Full arrows: what the SideNet retrieves for every token; the bar in its layer is the mean gate of your last "
@@ -49,11 +68,11 @@ def drawing(shape: ModelShape, now: MemoryNow | None) -> str:
         _link(
             parts["embeddings"], _wide(13 + BOX, f"embeddings, shared · {shape.vocabulary:,} × {shape.hidden_size:,}")
         ),
-        *(_arrow(x, 13 + 2 * BOX, x, 21 + 2 * BOX) for x in (_centre(LEFT), _centre(RIGHT))),
-        _link(parts["residual"], _residuals(shape, top, row)),
+        _arrow(_centre(LEFT), 13 + 2 * BOX, _centre(LEFT), 21 + 2 * BOX),
+        _second_begins(shape, parts, top, row),
         _link(parts["backbone"], _title(LEFT, top, "Backbone", f"frozen, {count(shape.frozen_parameters)}")),
         _link(parts["bank"], _bank(shape, now, top, row)),
-        _link(parts["sidenet"], _title(RIGHT, top, "SideNet", f"trained, {count(shape.trained_parameters)}")),
+        _link(parts["sidenet"], _title(RIGHT, top + shape.first * row, *_second_title(shape))),
         _link(parts["backbone"], _backbone_rows(shape, top, row), again=True),
         _link(parts["bank"], _writes(shape, top, row), again=True),
         _link(parts["retrieval"], _reads(shape, top, row)),
@@ -78,8 +97,9 @@ def row_height(shape: ModelShape) -> int:
 
 def _description(shape: ModelShape, now: MemoryNow | None) -> str:
     layers = ", ".join(map(str, shape.memory_layers))
+    right = "the trained SideNet" if shape.has_sidenet else "the second pass through its last layers"
     return (
-        f"Left, the frozen backbone with {shape.layers} layers; right, the trained SideNet with {shape.side_layers}; "
+        f"Left, the frozen backbone with {shape.layers} layers; right, {right} with {shape.side_layers}; "
         f"between them the memory bank with the keys and values of {layers_word(shape.memory_layers)} {layers}. "
         f"{in_memory(now)}. The table below says the same in words."
     )
@@ -153,6 +173,22 @@ def _reads(shape: ModelShape, top: int, row: int) -> str:
     return "".join(drawn)
 
 
+def _second_title(shape: ModelShape) -> tuple[str, str]:
+    """The name of the right column, and what stands below it."""
+    if shape.has_sidenet:
+        return "SideNet", f"trained, {count(shape.trained_parameters)}"
+    return "Second pass", "same weights"
+
+
+def _second_begins(shape: ModelShape, parts: dict[str, Part], top: int, row: int) -> str:
+    """What goes over from the left: embeddings and residuals, or the state before the first memory layer."""
+    if shape.has_sidenet:
+        arrow = _arrow(_centre(RIGHT), 13 + 2 * BOX, _centre(RIGHT), 21 + 2 * BOX)
+        return arrow + _link(parts["residual"], _residuals(shape, top, row))
+    y = top + shape.first * row - 1.5
+    return _line(sum(LEFT), y, RIGHT[0] + 10, y, "lm-residual")
+
+
 def _residuals(shape: ModelShape, top: int, row: int) -> str:
     """A line and a plus after every SideNet layer, drawn under the bank."""
     drawn, x = [], _centre(RIGHT)
@@ -165,18 +201,21 @@ def _residuals(shape: ModelShape, top: int, row: int) -> str:
 
 
 def _side_layer(shape, now: MemoryNow | None, parts: dict[str, Part], side: int, top: int, row: int) -> str:
-    """One SideNet layer, from one plus to the next; with memory it shows its gate."""
+    """A layer of the second network, from one plus to the next; with memory it shows its gate, or memory's share."""
     x, width = RIGHT
     group = shape.layer_reduction_factor * row
-    first, last = top + side * group + (6 if side else 0), top + (side + 1) * group - 10
+    above, below = (6 if side else 0, 10) if shape.has_sidenet else (0, 3)
+    begins = top + shape.first * row + side * group
+    first, last = begins + above, begins + group - below
+    number = second_layer(shape, side)
     layer = shape.memory_of.get(side)
     middle = (first + last) / 2 + 4
     if layer is None:
-        box = _box(x, first, width, last - first, "lm-layer") + _text(x + width / 2, middle, f"layer {side}")
+        box = _box(x, first, width, last - first, "lm-layer") + _text(x + width / 2, middle, f"layer {number}")
         return _link(parts["sidenet"], box, again=True)
     gate = now.gates.get(layer) if now else None
     filled = round(width * (gate or 0.0), 2)
-    said = f"layer {side} · gate {gate_text(now, layer)}"
+    said = f"layer {number} · {second(shape).share} {gate_text(now, layer)}"
     inner = (
         _box(x, first, width, last - first, "lm-layer lm-gated")
         + _box(x, last - 5, filled, 5, "lm-gate-open")
@@ -186,7 +225,7 @@ def _side_layer(shape, now: MemoryNow | None, parts: dict[str, Part], side: int,
 
 
 def _norm(bottom: int) -> str:
-    """The SideNet's own last norm, on the way to the head."""
+    """The second network's last norm, on the way to the head."""
     x = _centre(RIGHT)
     box = _box(x - 26, bottom + 11, 52, 18, "lm-layer") + _text(x, bottom + 24, "norm")
     return _arrow(x, bottom + 4, x, bottom + 11) + box + _arrow(x, bottom + 29, x, bottom + BOX + 12)

@@ -5,6 +5,7 @@ without them the documents are read again, as the same documents: a document kee
 """
 
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -18,6 +19,7 @@ from app.markup import TokenMark
 from app.run_records import from_record, to_record
 from app.session import Run, Session
 from app.settings import MemorySettings, Settings
+from app.turns import Work
 from longmem.documents import Document
 from longmem.errors import BankFileError, LongMemError
 from longmem.memory_archive import MemoryArchive, read_archive, write_archive
@@ -97,11 +99,10 @@ def load_bundle(studio: Studio, key: str, path: Path) -> Iterator[LoadView]:
     session = studio.store.get(key)
     loaded, status, notice = None, "", ""
     try:
-        stop = session.stop_reading
-        with alone(session):
+        with session.stops.working(Work.READING) as stop, alone(session):
             archive, run, settings = read_bundle(path, studio.model)
             view = studio.memory_view(session)  # nobody looks at a bank while a thread fills it
-            for progress in _take_memory(studio, session, archive, settings):
+            for progress in _take_memory(studio, session, archive, settings, stop):
                 yield LoadView(replace(view, status=progress, busy=True))
             loaded = _leave_run(session) if run is None else _take_run(session, run)
             status = _how(archive, studio.model, stopped=stop.is_set())
@@ -122,7 +123,9 @@ def _check_shape(bank: MemoryBank, model: LongMemForCausalLM) -> None:
         )
 
 
-def _take_memory(studio: Studio, session: Session, archive: MemoryArchive, settings: MemorySettings) -> Iterator[str]:
+def _take_memory(
+    studio: Studio, session: Session, archive: MemoryArchive, settings: MemorySettings, stop: threading.Event
+) -> Iterator[str]:
     """The archive's memory becomes the session's; gives the HTML of the progress where documents are read again."""
     if archive.bank is not None:
         studio.store.reserve(session, archive.bank.nbytes)
@@ -138,7 +141,7 @@ def _take_memory(studio: Studio, session: Session, archive: MemoryArchive, setti
     for document, wanted in zip(documents, _ids(archive), strict=True):
         for _ in range(wanted - following):
             session.bank.remove(session.bank.begin_document(""))
-        yield from studio.read_all(session, [document])
+        yield from studio.read_all(session, [document], stop)
         following = wanted + 1
 
 

@@ -121,10 +121,10 @@ def heads_by_chunk(trace: pd.DataFrame, chunks: pd.DataFrame, *, step: int, laye
 
 
 def gate_bars(gates: pd.DataFrame, *, step: int | None = None) -> Figure:
-    """Bars: per layer and head the gate, in % of the head's output that comes from memory; of one token or the mean."""
+    """Bars: what each head of a layer takes from memory (its gate), in % of its output; of one token or the mean."""
     rows = gates if step is None else gates[gates.step == step]
     if rows.empty:
-        return empty_figure("No gates here: memory is empty or switched off.")
+        return empty_figure("Nothing was taken from memory here: it is empty or switched off.")
     means = rows.groupby(["layer", "head"], as_index=False)["gate"].agg(["mean", "min", "max"])
     layers = sorted(means.layer.unique())
     figure = Figure(layout=theme.figure_layout(240))
@@ -135,12 +135,12 @@ def gate_bars(gates: pd.DataFrame, *, step: int | None = None) -> Figure:
             y=100 * group["mean"],
             marker_color=theme.WITH_MEMORY,
             customdata=np.column_stack([group["head"], 100 * group["min"], 100 * group["max"]]),
-            hovertemplate=f"layer {layer}, head %{{customdata[0]:.0f}}<br>gate %{{y:.1f}} %"
+            hovertemplate=f"layer {layer}, head %{{customdata[0]:.0f}}<br>%{{y:.1f}} % from memory"
             "<br>from %{customdata[1]:.1f} to %{customdata[2]:.1f} %<extra></extra>",
         )
         figure.add_trace(bars)
     which = "mean over all tokens" if step is None else f"token {step}"
-    set_title(figure, f"How far each gate is open · {which}", "share of a head's output that comes from memory")
+    set_title(figure, f"What each head takes from memory · {which}", "share of a head's output that comes from memory")
     figure.update_layout(bargap=0.25)
     figure.update_xaxes(title_text="layer·head", type="category")
     figure.update_yaxes(title_text="share from memory (%)", range=[0, 100])
@@ -176,7 +176,7 @@ def layer_head_grid(gates: pd.DataFrame, *, step: int | None = None) -> Figure:
     """
     rows = gates if step is None else gates[gates.step == step]
     if rows.empty:
-        return empty_figure("No gates here: memory is empty or switched off.")
+        return empty_figure("Nothing was taken from memory here: it is empty or switched off.")
     means = rows.pivot_table(index="layer", columns="head", values="gate", aggfunc="mean")
     layers, heads = list(means.index), list(means.columns)
     figure = Figure(

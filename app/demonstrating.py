@@ -4,6 +4,7 @@ Plain values in and out, as in `app.handlers`; functions take the `Studio` and t
 Those that work for long are generators of views, and errors that a person can mend become a view's `notice`.
 """
 
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from app.generating import keep
 from app.handlers import MemoryView, Studio, alone, said
 from app.markup import TokenMark
 from app.session import Recipe, Session
+from app.turns import Work
 from app.zero_gpu import Effort
 from longmem import classification
 from longmem.classification import Answer, Classification, Task, retrieved_demonstrations, vote
@@ -68,7 +70,7 @@ def read_demonstrations(studio: Studio, key: str, source: Source | None) -> Iter
         made.append(source.load())
         return [made[0].document]
 
-    for view in studio.read_documents(key, make):
+    for view in studio.read_documents(key, make, Work.EXAMPLES):
         if not view.busy and made:
             remember_set(session, made[0])
         yield view
@@ -162,7 +164,7 @@ def classified(
     read = task_length(task, text)
     found = studio.ask(classify_by, session, text, task, silence, effort=Effort(read=4 * read))
     prompt = "".join(shown.template.render(demonstration) for demonstration in window[: found.in_window])
-    recipe = Recipe("scored", prompt, version=session.memory_version, silence=tuple(silence))
+    recipe = Recipe("scored", prompt, version=session.memory_version, silence=tuple(silence), method=studio.model.label)
     payload = keep(session, recipe, found.trace, "")
     point_at(session, payload, found.label_step)
     trace = found.trace
@@ -265,10 +267,10 @@ def evaluate(
     A stop keeps what there is.
     """
     session = studio.store.get(key)
-    stop, result = session.stop_generating, None
+    result = None
     try:
-        with alone(session):
-            for step in measured(studio, session, document, test, n_texts, in_window, sizes):
+        with session.stops.working(Work.EVALUATING) as stop, alone(session):
+            for step in measured(studio, session, document, test, n_texts, in_window, sizes, stop):
                 result = step.result or result
                 yield EvaluationView(step.progress, result=step.result, busy=True)
         if not stop.is_set():
@@ -290,6 +292,7 @@ def measured(
     n_texts: float | None,
     in_window: float | None,
     sizes: Sequence[int | None],
+    stop: threading.Event,
 ) -> Iterator[Measuring]:
     """Check what is asked for, then `measure`; the banks count as part of the session's while they are filled."""
     _, shown = chosen_set(session, document)
@@ -311,16 +314,23 @@ def measured(
         # What a worker fills with its own banks is not this process's memory.
         options = {"in_window": window, "sizes": sizes, "reserve": None if studio.zero_gpu else reserve}
         options["silence"] = studio.silent_layers(session)
-        yield from studio.work(measure_for, session, shown, tests, options, effort=Effort(read=n_read))
+        effort = Effort(read=n_read)
+        yield from studio.work(measure_for, session, shown, tests, options, effort=effort, stop=stop)
     finally:
         studio.store.settle(session)
 
 
 def measure_for(
-    model: LongMemForCausalLM, session: Session, shown: DemonstrationSet, tests: Sequence[Demonstration], options: dict
+    model: LongMemForCausalLM,
+    session: Session,
+    shown: DemonstrationSet,
+    tests: Sequence[Demonstration],
+    options: dict,
+    *,
+    stop: threading.Event,
 ) -> Iterator[Measuring]:
-    """`measure` until the session's stop."""
-    return measure(model, shown, tests, stop=session.stop_generating, **options)
+    """`measure`, of no session."""
+    return measure(model, shown, tests, stop=stop, **options)
 
 
 def whole_number(option: str, value: object, least: int, most: int) -> int:

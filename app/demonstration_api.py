@@ -1,6 +1,5 @@
 """What the endpoints for labelled examples do: as the Demonstrations tab, but with dictionaries and LongMemErrors."""
 
-import threading
 from collections.abc import Sequence
 
 from app import demonstrating
@@ -8,6 +7,7 @@ from app.api_handlers import summary
 from app.demonstration_accuracy import SIZES
 from app.demonstration_files import Source
 from app.handlers import Studio, alone
+from app.turns import Work
 from longmem.demonstrations import SENTIMENT_TEMPLATE
 
 
@@ -35,9 +35,8 @@ def load_demonstrations(
     Raises: LongMemError.
     """
     shown = Source(path, text_column, label_column, template, skip_wrong).load()
-    with alone(studio.store.get(key)) as session:
-        session.stop_reading = threading.Event()
-        for _ in studio.read_all(session, [shown.document]):
+    with alone(studio.store.get(key)) as session, session.stops.working(Work.EXAMPLES) as stop:
+        for _ in studio.read_all(session, [shown.document], stop):
             pass
         demonstrating.remember_set(session, shown)
         document = max(demonstrating.sets_in_memory(session))
@@ -67,7 +66,7 @@ def classify(
     Raises: LongMemError.
     """
     with alone(studio.store.get(key)) as session:
-        return demonstrating.classified(studio, session, document, text, in_window)[0]
+        return {**demonstrating.classified(studio, session, document, text, in_window)[0], **studio.labels}
 
 
 def evaluate_demonstrations(
@@ -97,9 +96,8 @@ def evaluate_demonstrations(
     Raises: LongMemError.
     """
     result = None
-    with alone(studio.store.get(key)) as session:
-        session.stop_generating = threading.Event()
+    with alone(studio.store.get(key)) as session, session.stops.working(Work.EVALUATING) as stop:
         test = Source(path, text_column, label_column, "{text} {label}")
-        for step in demonstrating.measured(studio, session, document, test, n_texts, in_window, sizes):
+        for step in demonstrating.measured(studio, session, document, test, n_texts, in_window, sizes, stop):
             result = step.result or result
-    return result
+    return None if result is None else {**result, **studio.labels}

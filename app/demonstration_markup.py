@@ -162,9 +162,9 @@ def fine_print(found: dict) -> str:
     return (
         f'<p class="lm-quiet">{window} stood in the window, the same with and without memory. Probabilities are among '
         "these labels and calibrated: what each label gets after a text without content is taken off. The vote adds up "
-        "the weights (attention × gate, averaged over heads, summed over layers) of the demonstrations looked up "
-        "at the place where the label is written; it shows where the model looked there, not what made it "
-        f"decide, and not what it looked up while it read the text.{besides}</p>"
+        "the weights (the part of a head's output that comes from each, averaged over heads, summed over layers) of "
+        "the demonstrations looked up at the place where the label is written; it shows where the model looked there, "
+        f"not what made it decide, and not what it looked up while it read the text.{besides}</p>"
     )
 
 

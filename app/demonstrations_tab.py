@@ -8,6 +8,8 @@ from app.demonstration_files import SAMPLE, SAMPLE_TEST, TEMPLATES, Source, insp
 from app.demonstrations_panel import DemonstrationsTab, chosen_file
 from app.handlers import MemoryView, Studio
 from app.memory_panel import MemoryWiring
+from app.methods import labelled
+from app.turns import Work
 
 SHOW_ANSWER = "() => document.getElementById('lm-demo-classify-head').scrollIntoView({ block: 'start' })"
 
@@ -111,7 +113,7 @@ def _wire_reading(
         return memory.shown(studio.look(request.session_hash))
 
     def prepare(request: gr.Request) -> tuple:
-        studio.prepare_reading(request.session_hash)
+        studio.prepare(request.session_hash, Work.EXAMPLES)
         return markup.note("Waiting for the model…"), gr.update(interactive=False), gr.update(interactive=True)
 
     def read(path, text_column, label_column, pattern, skip, request: gr.Request):
@@ -120,7 +122,7 @@ def _wire_reading(
             yield shown(view, request)
 
     def stop(request: gr.Request) -> tuple:
-        studio.stop_reading(request.session_hash)
+        studio.stop(request.session_hash, Work.EXAMPLES)
         return markup.note("Stopping after this segment…"), gr.update(interactive=False)
 
     def refresh(value: int | None, request: gr.Request) -> tuple:
@@ -174,11 +176,13 @@ def _wire_evaluation(studio: Studio, tab: DemonstrationsTab, notice: gr.HTML) ->
     def shown(view: EvaluationView) -> tuple:
         result = view.result if view.result and view.result["by_size"] else None
         buttons = gr.update(interactive=not view.busy), gr.update(interactive=view.busy)
-        parts = [gr.skip()] * 6 if result is None else [*result_parts(result), result["by_size"][-1]["wrong"]]
+        parts = [gr.skip()] * 6
+        if result is not None:
+            parts = [*result_parts(result, studio.model.label), result["by_size"][-1]["wrong"]]
         return view.status, view.notice, *buttons, *parts
 
     def prepare(request: gr.Request) -> tuple:
-        studio.prepare_run(request.session_hash)
+        studio.prepare(request.session_hash, Work.EVALUATING)
         return markup.note("Waiting for the model…"), gr.update(interactive=False), gr.update(interactive=True)
 
     def evaluate(path, text_column, label_column, skip, document, n_texts, in_window, sizes, request: gr.Request):
@@ -189,7 +193,7 @@ def _wire_evaluation(studio: Studio, tab: DemonstrationsTab, notice: gr.HTML) ->
             yield shown(view)
 
     def stop(request: gr.Request) -> tuple:
-        studio.stop_generating(request.session_hash)
+        studio.stop(request.session_hash, Work.EVALUATING)
         return markup.note("Stopping after these texts…"), gr.update(interactive=False)
 
     buttons = [part.evaluate, part.stop]
@@ -201,7 +205,7 @@ def _wire_evaluation(studio: Studio, tab: DemonstrationsTab, notice: gr.HTML) ->
     part.stop.click(stop, None, [part.status, part.stop], queue=False, **PRIVATE)
 
 
-def result_parts(result: dict) -> list:
+def result_parts(result: dict, label: str) -> list:
     """What the page shows of a measurement: words, both charts, the confusion matrix as a table, the wrong cases."""
     last = result["by_size"][-1]
     accuracy = demonstration_charts.accuracy_by_memory(
@@ -212,8 +216,8 @@ def result_parts(result: dict) -> list:
     )
     return [
         demonstration_markup.accuracy_words(result),
-        gr.update(value=accuracy, visible=True),
-        gr.update(value=confusion, visible=True),
+        gr.update(value=labelled(accuracy, label), visible=True),
+        gr.update(value=labelled(confusion, label), visible=True),
         demonstration_markup.confusion_table(result),
         demonstration_markup.wrong_cases(result),
     ]

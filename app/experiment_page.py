@@ -1,4 +1,4 @@
-"""What a page of the experiments is made of; the pages themselves are in `app.experiment_pages`."""
+"""What a page of the experiments is made of; the pages themselves are in `app.experiment_pages_paper` and `_own`."""
 
 from dataclasses import dataclass
 from pathlib import Path

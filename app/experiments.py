@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
 
 from app import charts, experiment_charts, experiment_markup, experiment_runs, markup
 from app.charts import Figure
@@ -22,6 +21,10 @@ from longmem.errors import LongMemError, Stopped
 
 RESULTS = Path(__file__).parent.parent / "assets" / "results"
 OWN_RUN = "own run"
+NO_SIDENET = (
+    "Small runs compare LongMem with its baselines and need a SideNet, which a training-free model does not have. What "
+    "is recorded was measured with LongMem."
+)
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
@@ -118,7 +121,8 @@ class Experiments:
 
     def _facts(self, page: str, result: dict) -> list[tuple[str, str]]:
         fingerprint = result["model"]["fingerprint"]
-        other = "" if fingerprint == self.studio.model.fingerprint else ", another one than is loaded here"
+        ours = self.studio.model.has_sidenet and fingerprint == self.studio.model.fingerprint
+        other = "" if ours else ", another one than is loaded here"
         facts = [
             ("measured", result["date"]),
             ("how many", sample_size(page, result)),
@@ -127,29 +131,36 @@ class Experiments:
         source = [("text", result["source"])] if "source" in result else []
         return [*facts, *source, ("settings", _settings(result["settings"]))]
 
+    @property
+    def refusal(self) -> str:
+        """Why nothing can be run here; empty where it can."""
+        return "" if self.studio.model.has_sidenet else NO_SIDENET
+
     # Running -----------------------------------------------------------------------------------------------------
 
     def prepare(self, key: str, page: str) -> None:
         """A stop of its own before the run waits for its turn: pressed while it waits it then still counts."""
-        self.studio.store.get(key).stop_measuring[page] = Event()
+        self.studio.prepare(key, page)
 
     def stop(self, key: str, page: str) -> None:
         """End the run after the item that it is at."""
-        self.studio.store.get(key).stop_measuring.setdefault(page, Event()).set()
+        self.studio.stop(key, page)
 
     def run(self, key: str, page: str, wishes: Wishes) -> Iterator[RunView]:
         """Measure small, and show it; what had been measured before a stop stays."""
         session = self.studio.store.get(key)
-        stop = session.stop_measuring.setdefault(page, Event())
         last = Update(0, 0, 0.0)
         try:
-            with alone(session):
-                texts, source = self._texts(session, page, wishes.source)
-            job = Job(self.studio.model, texts, numbers(PAGES[page], wishes.numbers), *wishes.files)
-            for last in experiment_runs.run(page, job, stop):
-                if last.result is not None:
-                    session.measured[page] = last.result | {"source": source}
-                yield self._running(key, page, last)
+            if self.refusal:
+                raise LongMemError(self.refusal)
+            with session.stops.working(page) as stop:
+                with alone(session):
+                    texts, source = self._texts(session, page, wishes.source)
+                job = Job(self.studio.model, texts, numbers(PAGES[page], wishes.numbers), *wishes.files)
+                for last in experiment_runs.run(page, job, stop):
+                    if last.result is not None:
+                        session.measured[page] = last.result | {"source": source}
+                    yield self._running(key, page, last)
             status = markup.note(*_ended(session.measured[page], last))
             yield RunView(status, page=self.show(key, page, OWN_RUN))
         except Stopped:

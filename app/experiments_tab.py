@@ -48,7 +48,7 @@ def build_experiments_tab(tab: gr.Tab, experiments: Experiments, notice: gr.HTML
         with gr.Tabs(elem_id="lm-experiments", overflow_behavior="wrap"):
             for number, (name, page) in enumerate(PAGES.items()):
                 with gr.Tab(page.title, id=name) as page_tab:
-                    built = _build_page(name, page, page_tab)
+                    built = _build_page(name, page, page_tab, experiments.refusal)
                 _wire_page(experiments, name, built, notice)
                 if number == 0:
                     _fill(built, experiments, request.session_hash, name)
@@ -64,14 +64,15 @@ def _fill(page: ExperimentPage, experiments: Experiments, key: str, name: str) -
         component.value = component.postprocess(value)
 
 
-def _build_page(name: str, page: Page, tab: gr.Tab) -> ExperimentPage:
+def _build_page(name: str, page: Page, tab: gr.Tab, refusal: str) -> ExperimentPage:
+    """refusal: why it cannot be run now, if so."""
     # What a visitor may change says so: Gradio does not find it out of components that come later.
     gr.HTML(experiment_markup.about(page), elem_classes="lm-experiment-about")
     chosen = gr.Dropdown([], label="Result", interactive=True, elem_id=f"lm-{name}-result", elem_classes="lm-result")
     said = gr.HTML(elem_id=f"lm-{name}-said", min_height=60)
     with gr.Column(elem_classes="lm-run", elem_id=f"lm-{name}-run"):
-        gr.HTML(f"<h3>Run it now, small</h3><p class='lm-quiet'>{page.small}</p>")
-        with gr.Row(elem_classes="lm-run-settings"):
+        gr.HTML(f"<h3>Run it now, small</h3><p class='lm-quiet'>{refusal or page.small}</p>")
+        with gr.Row(elem_classes="lm-run-settings", visible=not refusal):
             source = gr.Dropdown([], label="Text", visible=page.takes_text, min_width=200, scale=2, interactive=True)
             knobs = [
                 gr.Number(
@@ -83,10 +84,10 @@ def _build_page(name: str, page: Page, tab: gr.Tab) -> ExperimentPage:
                 )
                 for knob in page.knobs.values()
             ]
-        with gr.Row(visible=not page.takes_text, elem_classes="lm-demo-files"):
+        with gr.Row(visible=not (refusal or page.takes_text), elem_classes="lm-demo-files"):
             labels = () if page.takes_text else ("Examples to learn from", "Texts to classify")
             files = [gr.File(label=label, file_types=DATA_TYPES, height=96, interactive=True) for label in labels]
-        with gr.Row(elem_classes="lm-actions"):
+        with gr.Row(elem_classes="lm-actions", visible=not refusal):
             run = gr.Button("Run it now", variant="primary", min_width=120, elem_id=f"lm-{name}-start")
             stop = gr.Button("Stop", interactive=False, min_width=80, elem_id=f"lm-{name}-stop")
             status = gr.HTML(elem_classes="lm-run-status", elem_id=f"lm-{name}-status", min_height=34)

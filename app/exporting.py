@@ -7,12 +7,15 @@ Formats:
   json      one record (see `run_records`) without the documents' texts; floats come back to the last bit
 
 CSV is UTF-8 with a byte order mark (else Excel takes it for another encoding), with floats of 9 digits: enough for the
-last bit of a float32. A cell of text that a spreadsheet would take for a formula gets an apostrophe before it, and so
-does one that begins with an apostrophe: to have the text back, take one apostrophe away (`plain_cell`, `read_csv`).
+last bit of a float32. A cell of text that a spreadsheet would take for a formula gets an apostrophe before it. So does
+what follows a semicolon, a bar, a tab or a new line inside a cell: a spreadsheet that parts cells there, as many do
+outside America, would begin a cell with it. To have the text back, take the apostrophes away (`plain_cell`,
+`read_csv`).
 """
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +30,11 @@ MAIN = "trace"
 # Spreadsheets compute what begins so; the wide forms too, where the language of the system is an East Asian one.
 FORMULA_BEGINNINGS = tuple("=+-@\t\r\n＝＋－＠")
 GUARD = "'"
+# Where a cell begins, or would if it were parted there; then what a spreadsheet passes over before a formula.
+_BEGINS = r"(?:\A|(?<=[;|\t\r\n]))"
+_FORMULA = r'(?:[^\S\t\r\n]|")*[=+\-@＝＋－＠]'
+_UNGUARDED = re.compile(rf"{_BEGINS}(?={GUARD}*{_FORMULA})|\A(?={GUARD}*[\t\r\n])")
+_GUARDED = re.compile(rf"{_BEGINS}{GUARD}(?={GUARD}*{_FORMULA})|\A{GUARD}(?={GUARD}*[\t\r\n])")
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same run gives the same bytes
 
 
@@ -47,18 +55,29 @@ def export_trace(run: Run, format: str) -> ExportedFile:
 
 
 def file_name(run: Run, suffix: str) -> str:
-    """`longmem-run-3-` and the suffix: no word of a visitor is in it."""
-    return f"longmem-run-{int(run.number)}-{suffix}"
+    """`longmem-run-3-` and the suffix, or the method where it is not LongMem: no word of a visitor is in it."""
+    return f"{_method_name(run) or 'longmem'}-run-{int(run.number)}-{suffix}"
+
+
+def _method_name(run: Run) -> str:
+    """The label of the run's method as a part of a file's name."""
+    return "-".join(re.findall("[a-z]+", run.recipe.method.lower()))
+
+
+def _tables(run: Run) -> dict[str, pd.DataFrame]:
+    """The run's tables; of a method that is not LongMem every row says so in a last column, `method`."""
+    labels = {"method": run.recipe.method} if run.recipe.method else {}
+    return {name: frame.assign(**labels) for name, frame in tables_of(run).items()}
 
 
 def spreadsheet_cell(text: str) -> str:
-    """Text that no spreadsheet computes."""
-    return GUARD + text if text.startswith((*FORMULA_BEGINNINGS, GUARD)) else text
+    """Text of which no spreadsheet computes anything."""
+    return _UNGUARDED.sub(GUARD, text)
 
 
 def plain_cell(cell: str) -> str:
     """What `spreadsheet_cell` was given."""
-    return cell.removeprefix(GUARD)
+    return _GUARDED.sub("", cell)
 
 
 def to_csv(frame: pd.DataFrame) -> bytes:
@@ -74,16 +93,16 @@ def read_csv(data: bytes, table: str) -> pd.DataFrame:
 
 
 def _csv(run: Run) -> bytes:
-    return to_csv(tables_of(run)[MAIN])
+    return to_csv(_tables(run)[MAIN])
 
 
 def _csv_zip(run: Run) -> bytes:
-    return _zipped({f"{name}.csv": to_csv(frame) for name, frame in tables_of(run).items()})
+    return _zipped({f"{name}.csv": to_csv(frame) for name, frame in _tables(run).items()})
 
 
 def _parquet(run: Run) -> bytes:
     files = {}
-    for name, frame in tables_of(run).items():
+    for name, frame in _tables(run).items():
         buffer = io.BytesIO()
         frame.to_parquet(buffer, engine="pyarrow", index=False)
         files[f"{name}.parquet"] = buffer.getvalue()

@@ -82,9 +82,12 @@ def generate_pair(
     settings: Settings,
     place: Place | None,
     silence: Collection[tuple[int, int | None]] = (),
+    *,
+    stop: threading.Event,
 ) -> Iterator[RunView]:
-    """Generate both texts, a view after every token of each; the last view carries the payload, the session the run.
+    """Generate both texts, a view after every token of each, until they end or `stop` is set.
 
+    The last view carries the payload, the session the run.
     With a `place` the text before it is the prompt and memory is searched only before it. Hold the session's lock.
     """
     before = None
@@ -98,7 +101,6 @@ def generate_pair(
     session.written = None
     pair = Pair(prompt, settings.max_new_tokens, next_run(session))
     yield pair.view()
-    stop = session.stop_generating
     remembered = begin(model, prompt, settings, session.bank, before, silence=silence)
     plain = begin(model, prompt, settings, None)
     try:
@@ -115,7 +117,7 @@ def generate_pair(
         plain.end()
     if pair.remembered:
         session.written = remembered.generation.written
-        recipe = Recipe("generated", prompt, before, settings, session.memory_version, tuple(silence))
+        recipe = Recipe("generated", prompt, before, settings, session.memory_version, tuple(silence), model.label)
         payload = keep(session, recipe, remembered.generation.trace, remembered.generation.running.text)
         yield pair.view(ended, payload)
 

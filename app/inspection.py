@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from app import theme
+from app.methods import METHODS
 from app.session import Run, Source
 
 CHUNKS_PER_LAYER = 8  # the heaviest chunks of a token and layer that become passages
@@ -23,7 +24,8 @@ DECIDED_NATS = 1.0  # memory "decided" a token that it made e times as probable
 
 
 def describe(run: Run) -> dict:
-    """The run as JSON-able data: `run, focus, layer, layers, documents, steps`, each step with its layers' passages.
+    """The run as JSON-able data: `run, kind, method, share, focus, layer, layers, documents, steps`, each step with its
+    layers' passages; `share` is what the number is called that a layer gives as its `gate`.
 
     `focus` and `layer` are the token to point out first and the layer that looked at one place most for it.
     """
@@ -35,6 +37,8 @@ def describe(run: Run) -> dict:
     return {
         "run": run.number,
         "kind": run.recipe.kind,
+        "method": run.recipe.method,
+        "share": METHODS[run.recipe.method].share,
         "focus": focus,
         "layer": max(heaviest, key=heaviest.get, default=None),
         "layers": layers,

@@ -1,6 +1,5 @@
 """What the inspector does: the chosen token, charts, what-ifs. Plain values in and out, no components."""
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -8,9 +7,11 @@ import pandas as pd
 
 from app import charts, inspection, markup, perplexity_charts, what_if, what_if_markup
 from app.charts import Figure
+from app.methods import labelled
 from app.session import Run, Session
 from app.studio import StudioBase, alone, said
 from app.switches import Switches
+from app.turns import Work
 from longmem.errors import LongMemError
 from longmem.scoring import chunk_scores
 
@@ -72,7 +73,7 @@ class InspectorHandlers(StudioBase):
             "effects": lambda: charts.effect_strip(run.tokens),
             "running": lambda: perplexity_charts.running_perplexity(run.tokens),
         }
-        return draw[name]()
+        return labelled(draw[name](), run.recipe.method)
 
     def _scores(self, session: Session, run: Run, step: int, layer: int) -> Figure:
         """Scores of what was retrieved and of all else: asked of the model again, so memory must be as it was."""
@@ -114,8 +115,7 @@ class InspectorHandlers(StudioBase):
         """Switch everything on again; a run without it ends."""
         session = self.store.get(key)
         session.switches = Switches()
-        if session.runs_again:
-            session.stop_generating.set()
+        session.stops.stop(Work.AGAIN)
         return WhatIfView(self.switch_bar(session), "")
 
     def switch_bar(self, session: Session) -> str:
@@ -127,20 +127,15 @@ class InspectorHandlers(StudioBase):
         session = self.store.get(key)
         found = None
         try:
-            with alone(session):
+            with session.stops.working(Work.AGAIN) as stop, alone(session):
                 run = what_if.check_unchanged(session, session.run)
                 if not session.switches:
                     raise LongMemError("Nothing is switched off: use “off” beside a passage, a layer or a head first.")
-                stop = session.stop_generating = threading.Event()
                 step = session.chosen[0] or 0
-                session.runs_again = True
-                try:
-                    effort = what_if.effort_of(run)
-                    for found in self.work(what_if.again, session, run, session.switches, step, effort=effort):
-                        result = None if stop.is_set() else what_if_markup.comparison(found, running=True)
-                        yield WhatIfView(self.switch_bar(session), result, busy=True)
-                finally:
-                    session.runs_again = False
+                again = (what_if.again, session, run, session.switches, step)
+                for found in self.work(*again, effort=what_if.effort_of(run), stop=stop):
+                    result = None if stop.is_set() else what_if_markup.comparison(found, running=True)
+                    yield WhatIfView(self.switch_bar(session), result, busy=True)
             yield WhatIfView(self.switch_bar(session), self._ended(session, found, stopped=stop.is_set()))
         except Exception as error:
             result = "" if found is None else what_if_markup.comparison(found, running=True, ended="It failed here.")

@@ -9,7 +9,10 @@ import gradio as gr
 from app import figure_tables, markup
 from app.charts import Figure
 from app.handlers import CHARTS, Studio, WhatIfView
+from app.methods import LONGMEM, Method
+from app.source_handlers import SourceHandlers
 from app.source_panel import SourcePanel, build_source_panel, wire_source_panel
+from app.turns import Work
 
 SCRIPT = Path(__file__).parent.parent / "assets" / "studio.js"
 TITLES = {
@@ -19,11 +22,13 @@ TITLES = {
     "heads": "Heads",
     "ranking": "Ranking",
     "scores": "Scores",
-    "gates": "Gates",
+    "gates": LONGMEM.shares,
     "effects": "Effect",
     "running": "Perplexity",
 }
 FOLLOWING = ("layers", "grid", "heads", "ranking", "scores", "gates")  # charts that follow the chosen token
+PRIVATE = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+LATEST = {**PRIVATE, "trigger_mode": "always_last"}
 THIS_TOKEN, WHOLE_RUN = "this token", "all tokens"
 # What was measured reaches the inspector's own script as an event of the page.
 MEASURED_SCRIPT = """
@@ -50,8 +55,8 @@ class InspectorPanel:
     source: SourcePanel
 
 
-def build_inspector_panel() -> InspectorPanel:
-    """Lay out the inspector; must run inside its column."""
+def build_inspector_panel(method: Method) -> InspectorPanel:
+    """Lay out the inspector of a model of this method; must run inside its column."""
     details = gr.HTML(
         None,
         html_template="<div></div>",
@@ -66,15 +71,15 @@ def build_inspector_panel() -> InspectorPanel:
             stop = gr.Button("Stop", size="sm", visible=False, elem_id="lm-again-stop", min_width=60)
             all_on = gr.Button("Everything on", size="sm", elem_id="lm-all-on", min_width=90)
         result = gr.HTML(elem_id="lm-whatif-result")
-    tabs, plots, tables = {}, {}, {}
+    tabs, plots, tables, titles = {}, {}, {}, {**TITLES, "gates": method.shares}
     with gr.Column(elem_classes="lm-charts"):
         scope = gr.Radio(
-            [THIS_TOKEN, WHOLE_RUN], value=THIS_TOKEN, label="Map, grid and gates show", elem_id="lm-scope",
-            elem_classes="lm-choice",
+            [THIS_TOKEN, WHOLE_RUN], value=THIS_TOKEN, label=f"Map, grid and {method.shares.lower()} show",
+            elem_id="lm-scope", elem_classes="lm-choice",
         )  # fmt: skip
         with gr.Tabs(elem_id="lm-chart-tabs", overflow_behavior="wrap") as charts:
             for name in CHARTS:
-                with gr.Tab(TITLES[name], id=name) as tabs[name]:
+                with gr.Tab(titles[name], id=name) as tabs[name]:
                     plots[name] = gr.Plot(
                         show_label=False, elem_id=f"lm-{name}", elem_classes="lm-chart", buttons=["fullscreen"]
                     )
@@ -93,30 +98,34 @@ def wire_inspector_panel(
 
     run_ends: events of all tabs after which the session has a new run, to be drawn.
     """
-    private = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-    latest = {**private, "trigger_mode": "always_last"}
-    model_turn = {"concurrency_id": "model", "concurrency_limit": 1, **private, "queue": True}
+    model_turn = {"concurrency_id": "model", "concurrency_limit": 1, **PRIVATE, "queue": True}
+    # In a queue of its own: what is measured gives way to the model's turns by the session's lock.
+    measuring = {**model_turn, "concurrency_id": "measure"}
+
+    def measure(request: gr.Request) -> dict | None:
+        return studio.measure(request.session_hash)
+
+    worth = {"fn": measure, "outputs": panel.measured, **measuring}
     source = wire_source_panel(studio, panel.source)
-    drawn = [*panel.plots.values(), *panel.tables.values()]
-    drawn_for = gr.State()  # what was chosen when all charts were drawn
+    _wire_choice(studio, panel, source, worth)
+    _wire_charts(demo, studio, panel, run_ends, worth)
 
-    def draw(name: str, scope: str, request: gr.Request) -> tuple[Figure, str]:
-        figure = studio.chart(request.session_hash, name, whole_run=scope == WHOLE_RUN)
-        return figure, figure_tables.table_html(figure, f"{TITLES[name]} as a table")
+    def draw_source(request: gr.Request) -> str:
+        return source.draw(request.session_hash)
 
-    def draw_some(names: Sequence[str], scope: str, request: gr.Request) -> list:
-        found = {name: draw(name, scope, request) for name in names}
-        both = [found.get(name, (gr.skip(), gr.skip())) for name in CHARTS]
-        return [figure for figure, _ in both] + [table for _, table in both]
+    for run_ended in run_ends:
+        run_ended.then(draw_source, None, panel.source.view, **PRIVATE)
+    _wire_what_if(studio, panel, notice, run_ends, model_turn)
 
-    def draw_all(scope: str, request: gr.Request) -> list:
-        now = studio.chosen_now(request.session_hash)
-        return [*draw_some(CHARTS, scope, request), now]
 
-    def catch_up(scope: str, drawn_for: tuple | None, request: gr.Request) -> list:
-        """Charts of a run that reach the page after another token was chosen must not stay."""
-        is_same = studio.chosen_now(request.session_hash) == drawn_for
-        return draw_some(() if is_same else FOLLOWING, scope, request)
+def _draw(studio: Studio, panel: InspectorPanel, key: str, name: str, scope: str) -> tuple[Figure, str]:
+    """A chart of the session's run, and the HTML of its table."""
+    figure = studio.chart(key, name, whole_run=scope == WHOLE_RUN)
+    return figure, figure_tables.table_html(figure, f"{panel.tabs[name].label} as a table")
+
+
+def _wire_choice(studio: Studio, panel: InspectorPanel, source: SourceHandlers, worth: dict) -> None:
+    """What follows a token, layer, head or chunk that is chosen on the page; `worth`: the event that measures."""
 
     def choose(scope: str, event: gr.EventData, request: gr.Request) -> list:
         """First what is in sight: the chart that follows, or else the source."""
@@ -133,41 +142,56 @@ def wire_inspector_panel(
         tables = {name: gr.skip() for name in FOLLOWING}
         if chart not in tables:
             return [*tables.values(), gr.skip()]
-        tables[chart] = draw(chart, scope, request)[1]
+        tables[chart] = _draw(studio, panel, request.session_hash, chart, scope)[1]
         return [*tables.values(), source.draw(request.session_hash)]
 
     def show_chunk(event: gr.EventData, request: gr.Request) -> tuple:
         return source.show_chunk(request.session_hash, event.chunk), gr.Tabs(selected="source")
 
-    def draw_source(request: gr.Request) -> str:
-        return source.draw(request.session_hash)
-
-    def measure(request: gr.Request) -> dict | None:
-        return studio.measure(request.session_hash)
-
-    panel.details.click(show_chunk, None, [panel.source.view, panel.charts], **latest)
-    # In a queue of its own: what is measured gives way to the model's turns by the session's lock.
-    measuring = {**model_turn, "concurrency_id": "measure"}
-    following = [parts[name] for parts in (panel.plots, panel.tables) for name in FOLLOWING]
-    plots, tables = following[: len(FOLLOWING)], following[len(FOLLOWING) :]
+    panel.details.click(show_chunk, None, [panel.source.view, panel.charts], **LATEST)
+    plots, tables = ([parts[name] for name in FOLLOWING] for parts in (panel.plots, panel.tables))
     shown = gr.State("")
-    chosen = panel.details.select(choose, panel.scope, [*plots, panel.bar, panel.source.view, shown], **latest)
-    followed = chosen.then(follow, [shown, panel.scope], [*tables, panel.source.view], **private)
-    followed.then(measure, None, panel.measured, **measuring)
-    afterwards = {"fn": catch_up, "inputs": [panel.scope, drawn_for], "outputs": drawn, **private}
-    panel.scope.change(draw_all, panel.scope, [*drawn, drawn_for], **latest).then(**afterwards)
+    chosen = panel.details.select(choose, panel.scope, [*plots, panel.bar, panel.source.view, shown], **LATEST)
+    followed = chosen.then(follow, [shown, panel.scope], [*tables, panel.source.view], **PRIVATE)
+    followed.then(**worth)
+
+
+def _wire_charts(
+    demo: gr.Blocks,
+    studio: Studio,
+    panel: InspectorPanel,
+    run_ends: Sequence[gr.events.Dependency],
+    worth: dict,
+) -> None:
+    """What draws charts: a new run, another scope, a tab that comes into sight, and the page itself."""
+    drawn = [*panel.plots.values(), *panel.tables.values()]
+    drawn_for = gr.State()  # what was chosen when all charts were drawn
+
+    def draw_some(names: Sequence[str], scope: str, key: str) -> list:
+        found = {name: _draw(studio, panel, key, name, scope) for name in names}
+        both = [found.get(name, (gr.skip(), gr.skip())) for name in CHARTS]
+        return [figure for figure, _ in both] + [table for _, table in both]
+
+    def draw_all(scope: str, request: gr.Request) -> list:
+        now = studio.chosen_now(request.session_hash)
+        return [*draw_some(CHARTS, scope, request.session_hash), now]
+
+    def catch_up(scope: str, drawn_for: tuple | None, request: gr.Request) -> list:
+        """Charts of a run that reach the page after another token was chosen must not stay."""
+        is_same = studio.chosen_now(request.session_hash) == drawn_for
+        return draw_some(() if is_same else FOLLOWING, scope, request.session_hash)
+
+    afterwards = {"fn": catch_up, "inputs": [panel.scope, drawn_for], "outputs": drawn, **PRIVATE}
+    panel.scope.change(draw_all, panel.scope, [*drawn, drawn_for], **LATEST).then(**afterwards)
+    demo.load(draw_all, panel.scope, [*drawn, drawn_for], **PRIVATE)
     for run_ended in run_ends:
-        all_drawn = run_ended.then(draw_all, panel.scope, [*drawn, drawn_for], **private)
-        all_drawn.then(**afterwards).then(measure, None, panel.measured, **measuring)
-        run_ended.then(draw_source, None, panel.source.view, **private)
-    demo.load(draw_all, panel.scope, [*drawn, drawn_for], **private)
+        run_ended.then(draw_all, panel.scope, [*drawn, drawn_for], **PRIVATE).then(**afterwards).then(**worth)
     for name in FOLLOWING:  # those that were out of sight when a token was chosen
 
         def draw_again(scope: str, request: gr.Request, name: str = name) -> tuple:
-            return draw(name, scope, request)
+            return _draw(studio, panel, request.session_hash, name, scope)
 
-        panel.tabs[name].select(draw_again, panel.scope, [panel.plots[name], panel.tables[name]], **latest)
-    _wire_what_if(studio, panel, notice, run_ends, private, model_turn)
+        panel.tabs[name].select(draw_again, panel.scope, [panel.plots[name], panel.tables[name]], **LATEST)
 
 
 def _wire_what_if(
@@ -175,7 +199,6 @@ def _wire_what_if(
     panel: InspectorPanel,
     notice: gr.HTML,
     run_ends: Sequence[gr.events.Dependency],
-    private: dict,
     model_turn: dict,
 ) -> None:
     """The bar of what is off, and the comparison."""
@@ -199,12 +222,12 @@ def _wire_what_if(
             yield shown(view)
 
     def stop(request: gr.Request) -> None:
-        studio.stop_generating(request.session_hash)
+        studio.stop(request.session_hash, Work.AGAIN)
 
-    panel.stop.click(stop, None, None, **private)
-    panel.details.apply(toggle, None, outputs, **private)
-    panel.all_on.click(all_on, None, outputs, **private)
-    waiting = panel.again.click(prepare, None, [panel.result, panel.again], **private)
+    panel.stop.click(stop, None, None, **PRIVATE)
+    panel.details.apply(toggle, None, outputs, **PRIVATE)
+    panel.all_on.click(all_on, None, outputs, **PRIVATE)
+    waiting = panel.again.click(prepare, None, [panel.result, panel.again], **PRIVATE)
     waiting.then(again, None, outputs, **model_turn)
 
     def reset(request: gr.Request) -> tuple:
@@ -212,4 +235,4 @@ def _wire_what_if(
         return view.bar, view.result
 
     for run_ended in run_ends:  # the notice may say why it ended: it stays
-        run_ended.then(reset, None, [panel.bar, panel.result], **private)
+        run_ended.then(reset, None, [panel.bar, panel.result], **PRIVATE)

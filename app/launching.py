@@ -11,6 +11,8 @@ from pathlib import Path
 from app.session import GIB
 from app.settings import MAX_CAPACITY
 from app.studio import MAX_FILE_BYTES
+from longmem.model import LongMemForCausalLM
+from longmem.training_free import TrainingFreeMemory
 
 BUNDLED = Path(__file__).parent.parent / "assets" / "model"
 UNITS = {"kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40}
@@ -18,9 +20,10 @@ LEAST_FILE, MOST_FILE = 2**10, 2**33
 LEAST_MEMORY, MOST_MEMORY = 2**20, 2**44
 LEAST_TOKENS = 64
 DESCRIPTION = "The studio in a browser."
-EPILOG = """LONGMEM_MODEL, LONGMEM_AUTH, LONGMEM_MEMORY_SIZE, LONGMEM_MAX_FILE_SIZE and LONGMEM_MAX_MEMORY in the
-environment mean the same as the options, which come first. A password belongs there: everybody on a machine can see
-the options of its processes."""
+EPILOG = """LONGMEM_MODEL, LONGMEM_TRAINING_FREE, LONGMEM_AUTH, LONGMEM_MEMORY_SIZE, LONGMEM_MAX_FILE_SIZE and
+LONGMEM_MAX_MEMORY in the environment mean the same as the options, which come first. A password belongs there:
+everybody on a machine can see the options of its processes."""
+YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Launch:
     """
 
     model: str | Path = BUNDLED
+    training_free: bool = False
     mcp: bool = False
     auth: tuple[str, str] | None = None
     max_file_size: int = MAX_FILE_BYTES
@@ -41,6 +45,12 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
     """The command line's options (None: this process's) and the environment's; a wrong one ends with its sentence."""
     parser = argparse.ArgumentParser(description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--model", help="a folder or hub id; default: the bundled one")
+    parser.add_argument(
+        "--training-free",
+        action="store_const",
+        const=YES[0],
+        help="the model is any language model, given memory as it is: not LongMem, and said so everywhere",
+    )
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools too")
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask visitors for these; default: nobody is asked")
     parser.add_argument("--memory-size", metavar="TOKENS", help="that a visitor's memory holds; default: the model's")
@@ -58,6 +68,7 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
         file, memory = chosen("max_file_size"), chosen("max_memory")
         return Launch(
             model=chosen("model") or BUNDLED,
+            training_free=_is_wanted("LONGMEM_TRAINING_FREE", chosen("training_free")),
             mcp=given.mcp,
             auth=_pair(chosen("auth")),
             max_file_size=Launch.max_file_size
@@ -70,6 +81,23 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
         )
     except ValueError as error:
         parser.error(str(error))
+
+
+def open_model(chosen: Launch, device: str | None = None) -> LongMemForCausalLM:
+    """The model to be shown, on the best device there is unless one is named. Errors: LongMemError where none loads."""
+    if chosen.training_free:
+        model = TrainingFreeMemory.from_backbone(chosen.model, device=device)
+        model.need_tokenizer()  # without one nothing can be read: better said now
+    else:
+        model = LongMemForCausalLM.from_pretrained(chosen.model, device=device)
+    model.config.memory_size = chosen.memory_size or model.config.memory_size
+    return model
+
+
+def _is_wanted(variable: str, text: str | None) -> bool:
+    if text is not None and text.lower() not in YES + NO:
+        raise ValueError(f"{variable} is {text[:40]!r}; it must be one of {', '.join(YES + NO)}.")
+    return text is not None and text.lower() in YES
 
 
 def _pair(text: str | None) -> tuple[str, str] | None:

@@ -29,6 +29,8 @@ PRESS_GENERATE = """() => { setTimeout(() => {
 }, 120); }"""
 
 
+PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
+AT_ONCE = {**PRIVATE, "queue": False}
 NO_WAY_BACK = gr.update(visible=False)
 
 
@@ -82,9 +84,25 @@ def wire_learn_tab(
     """Connect the tab; it sets the prompt and settings of Generate, chooses tabs, and follows runs and memory."""
     bus = gr.HTML(None, html_template="<i></i>", js_on_load=SCRIPT.read_text(encoding="utf-8"), elem_id="lm-bus")
     back = gr.Button("‹ Back to the lesson", visible=False, elem_id="lm-back", size="sm")
-    private = {"api_visibility": "private", "show_progress": "hidden"}
-    at_once = {**private, "queue": False}
-    in_turn = {**private, "concurrency_id": "model", "concurrency_limit": 1}
+    _wire_lesson(learn, tabs, bus, back)
+    _wire_ways(studio, learn, tabs, bus, back, generate_tab, inspector, notice)
+
+    def draw(request: gr.Request) -> str:
+        return learn.lesson.drawing(studio.store.get(request.session_hash))
+
+    gr.on(
+        [learn.tab.select, learn.parts.select, inspector.details.change, memory.gauge.change],
+        draw,
+        None,
+        learn.drawing,
+        trigger_mode="always_last",
+        **AT_ONCE,
+    )
+
+
+def _wire_lesson(learn: LearnTab, tabs: gr.Tabs, bus: gr.HTML, back: gr.Button) -> None:
+    """A step that is chosen, what it computes, and a token of its sentence."""
+    in_turn = {**PRIVATE, "concurrency_id": "model", "concurrency_limit": 1}
     lesson = learn.lesson
 
     def show_step(event: gr.EventData) -> tuple:
@@ -99,6 +117,25 @@ def wire_learn_tab(
     def pick(event: gr.EventData) -> tuple[str, dict]:
         number = min(max(int(event.step), 1), len(STEPS))
         return lesson.live(number, event.pick), {"focus": f"#lm-learn [data-pick='{event.pick}']"}
+
+    step_parts = [tabs, learn.parts, learn.step, learn.words, learn.live, learn.task, back, bus]
+    fill = {"fn": fill_step, "inputs": learn.step, "outputs": [learn.live, learn.task], **in_turn}
+    bus.select(show_step, None, step_parts, **AT_ONCE).then(**fill)
+    learn.tab.select(lambda: NO_WAY_BACK, None, back, **AT_ONCE).then(**fill)
+    bus.click(pick, None, [learn.live, bus], trigger_mode="always_last", **in_turn)
+
+
+def _wire_ways(
+    studio: Studio,
+    learn: LearnTab,
+    tabs: gr.Tabs,
+    bus: gr.HTML,
+    back: gr.Button,
+    generate_tab: GenerateTab,
+    inspector: InspectorPanel,
+    notice: gr.HTML,
+) -> None:
+    """The ways from the lesson and the drawing to other parts of the page, and the one back."""
 
     def write(event: gr.EventData, request: gr.Request) -> tuple:
         prompt = ACTIONS[str(event.action)].prompt
@@ -122,24 +159,8 @@ def wire_learn_tab(
             return gr.update(selected="learn"), gr.update(selected="drawing"), gr.skip(), gr.skip()
         return gr.update(selected="generate"), gr.skip(), way_back(), gr.skip()
 
-    def draw(request: gr.Request) -> str:
-        return lesson.drawing(studio.store.get(request.session_hash))
-
-    step_parts = [tabs, learn.parts, learn.step, learn.words, learn.live, learn.task, back, bus]
-    fill = {"fn": fill_step, "inputs": learn.step, "outputs": [learn.live, learn.task], **in_turn}
-    bus.select(show_step, None, step_parts, **at_once).then(**fill)
-    learn.tab.select(lambda: NO_WAY_BACK, None, back, **at_once).then(**fill)
-    bus.click(pick, None, [learn.live, bus], trigger_mode="always_last", **in_turn)
     driven = [tabs, generate_tab.origin, generate_tab.prompt, *generate_tab.settings[:2], back, notice]
-    bus.submit(write, None, driven, **at_once).then(None, None, None, js=PRESS_GENERATE, **at_once)
+    bus.submit(write, None, driven, **AT_ONCE).then(None, None, None, js=PRESS_GENERATE, **AT_ONCE)
     chart_tabs = next(iter(inspector.tabs.values())).parent
-    bus.input(show, None, [tabs, learn.parts, back, chart_tabs], **at_once)
-    back.click(go_back, None, [tabs, back, bus], **at_once)
-    gr.on(
-        [learn.tab.select, learn.parts.select, inspector.details.change, memory.gauge.change],
-        draw,
-        None,
-        learn.drawing,
-        trigger_mode="always_last",
-        **at_once,
-    )
+    bus.input(show, None, [tabs, learn.parts, back, chart_tabs], **AT_ONCE)
+    back.click(go_back, None, [tabs, back, bus], **AT_ONCE)

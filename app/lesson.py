@@ -10,7 +10,8 @@ from app.handlers import said
 from app.inspection import percent
 from app.lesson_marks import shown
 from app.lesson_numbers import LessonNumbers
-from app.lesson_steps import ACTIONS, AGAIN, CHARTS, STEPS
+from app.lesson_steps import ACTIONS, AGAIN, CHARTS, STEPS, Step, without_sidenet
+from app.methods import LONGMEM, METHODS, Method
 from app.model_parts import MemoryNow, button, count, over
 from app.reading import OPENING_PROMPT, SampleShelf
 from app.session import Session
@@ -43,7 +44,7 @@ class Lesson:
 
     def words(self, number: int) -> str:
         """The list of steps, and the sentences of one; needs nothing but the model's sizes."""
-        step = STEPS[number - 1]
+        step = self._step(number)
         paragraphs = "".join(f"<p>{escape(text.format(**self._sizes()))}</p>" for text in step.words)
         return (
             f'{steps_list(number)}<h3 class="lm-step-title" tabindex="-1" data-step-title="{number}">'
@@ -53,6 +54,8 @@ class Lesson:
 
     def live(self, number: int, pick: object = None) -> str:
         """What a step shows of the model at hand; `pick` is the number of a token of the sentence, or AGAIN."""
+        if not self._has(number):
+            return _live(number, "")
         try:
             if number == 8:
                 return _live(number, self._staleness(pick == AGAIN))
@@ -65,18 +68,29 @@ class Lesson:
 
     def task(self, number: int) -> str:
         """What to do in a step, its question with an answer that opens, and the way on."""
-        step, fields = STEPS[number - 1], self._sizes() | self._answers(number)
+        step, fields = self._step(number), self._sizes() | self._answers(number)
         buttons = "".join(self._button(action) for action in step.actions)
-        last = charts_table() if number == len(STEPS) else ""
+        last = charts_table(METHODS[self.numbers.model.label]) if number == len(STEPS) else ""
+        question = step.question and (
+            f'<details class="lm-question"><summary>{escape(step.question.format(**fields))}</summary>'
+            f"<p>{escape(step.answer.format(**fields))}</p></details>"
+        )
         return (
             f'<div class="lm-task"><p>{escape(step.task.format(**fields))}</p><p class="lm-do">{buttons}</p></div>'
-            f'<details class="lm-question"><summary>{escape(step.question.format(**fields))}</summary>'
-            f"<p>{escape(step.answer.format(**fields))}</p></details>{last}{_way_on(number)}"
+            f"{question}{last}{_way_on(number)}"
         )
 
     def drawing(self, session: Session) -> str:
         """The drawing of the model, with what this visitor has in memory and the gates of their last run."""
         return figure(self.numbers.shape, memory_now(session))
+
+    def _has(self, number: int) -> bool:
+        """Whether the model at hand has what a step is about."""
+        return self.numbers.model.has_sidenet or not STEPS[number - 1].needs_sidenet
+
+    def _step(self, number: int) -> Step:
+        step = STEPS[number - 1]
+        return step if self._has(number) else without_sidenet(step)
 
     def passages(self) -> list[list[tuple[int, int, list[str]]]]:
         """Where the sentence stands: chunks as (id, first token, tokens), with AROUND more on either side."""
@@ -142,7 +156,8 @@ class Lesson:
 
     def _is_recorded_of_this_model(self, name: str) -> bool:
         found = recorded.result(name, self._results)
-        return found is None or found["model"]["fingerprint"] == self.numbers.model.fingerprint
+        model = self.numbers.model
+        return found is None or (model.has_sidenet and found["model"]["fingerprint"] == model.fingerprint)
 
     def _button(self, action: str) -> str:
         """A button; one that shows a chart also chooses the first token and the layer that looked at one place most."""
@@ -264,12 +279,13 @@ def steps_list(number: int) -> str:
     return f'<nav class="lm-steps" aria-label="Steps of the lesson"><ol>{items}</ol></nav>'
 
 
-def charts_table() -> str:
+def charts_table(method: Method = LONGMEM) -> str:
     """The charts of the inspector in one sentence each, and the steps that explain them."""
+    titles = {"gates": method.shares}
     rows = "".join(
-        f'<tr><th scope="row">{title}</th><td>{escape(words)}</td>'
+        f'<tr><th scope="row">{titles.get(name, title)}</th><td>{escape(words)}</td>'
         f"<td>{button(f'Step {step}', f'lesson-{step}')}</td></tr>"
-        for title, words, step in CHARTS.values()
+        for name, (title, words, step) in CHARTS.items()
     )
     return (
         '<section class="lm-summary"><h4>Now you can read every chart</h4><div class="lm-scroll"><table>'

@@ -5,12 +5,17 @@ do: `generate` writes a text in the Generate tab, `chart` shows a chart of the i
 page, `lesson` a step.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.reading import OPENING_PROMPT
 
 AGAIN = "again"  # the action of step 8, which changes what the step shows
 LIGHT_PROMPT = "The Gannory light shows"
+NO_SIDENET = (
+    "This step is about the SideNet and its gates, which LongMem trains. The model here is training-free: its own "
+    "layers look into memory, and window and memory share one softmax. Open the studio with a LongMem model to take "
+    "this step."
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,10 @@ class Action:
 
 @dataclass(frozen=True)
 class Step:
-    """One step: a few sentences, what to do, and a question with its answer."""
+    """One step: a few sentences, what to do, and a question with its answer.
+
+    needs_sidenet: it is about a part that a model in training-free mode does not have.
+    """
 
     title: str
     words: tuple[str, ...]
@@ -31,6 +39,12 @@ class Step:
     actions: tuple[str, ...]
     question: str
     answer: str
+    needs_sidenet: bool = False
+
+
+def without_sidenet(step: Step) -> Step:
+    """What stands in a step's place where the model has no SideNet."""
+    return replace(step, words=(NO_SIDENET,), task="", actions=("view-drawing",), question="", answer="")
 
 
 # Each chart of the inspector: its name there, what it shows, and the step that explains it.
@@ -117,6 +131,7 @@ STEPS = (
         "A gate is open to 90 %. Did memory decide the word?",
         "Not necessarily. The gate says how much of a head's output comes from memory, not whether that was of any "
         "use, and there are other heads and layers. What memory did to a word is measured by its effect: step 9.",
+        needs_sidenet=True,
     ),
     Step(
         "Fusion",
@@ -131,6 +146,7 @@ STEPS = (
         "What do the weights of all chunks that one head retrieved add up to?",
         "To its gate. Inside memory the shares add up to 1, and each is multiplied by the gate. (The chart draws the "
         "heaviest chunks only.)",
+        needs_sidenet=True,
     ),
     Step(
         "The SideNet",
@@ -146,6 +162,7 @@ STEPS = (
         "If no SideNet layer changed anything, what would come out?",
         "What the backbone has after its last layer. The residuals add up: every change of the backbone is in exactly "
         "one of them, and both began with the same embeddings. Only the last norm is the SideNet's own.",
+        needs_sidenet=True,
     ),
     Step(
         "Nothing grows old",

@@ -146,12 +146,21 @@ def memory_gauge(
     )
 
 
-def model_line(n_parameters: int, memory_layers: Iterable[int], device: str, reason: str) -> str:
-    """Which model runs, which of its layers retrieve, on what device and why there."""
+def model_line(n_parameters: int, memory_layers: Iterable[int], device: str, reason: str, label: str = "") -> str:
+    """Which model runs, which of its layers retrieve, on what device and why; label: what it is, if not LongMem."""
+    named = f'<b class="lm-method-badge">{escape(label)}</b><br>' if label else ""
     layers = ", ".join(str(layer) for layer in memory_layers)
     return (
-        f'<div class="lm-model"><b>{n_parameters / 1e6:.0f}M parameters</b> · memory in layers {layers}'
+        f'<div class="lm-model">{named}<b>{n_parameters / 1e6:.0f}M parameters</b> · memory in layers {layers}'
         f'<br><span class="lm-quiet">{escape(device)}: {escape(reason)}</span></div>'
+    )
+
+
+def method_banner(label: str) -> str:
+    """What the model is instead of LongMem, and what that means; it stays in sight."""
+    return (
+        f'<p class="lm-method" role="note"><b>{escape(label)}</b> <span>A language model as it is, with its own '
+        "queries and keys: nothing was trained, there is no SideNet and no gate.</span></p>"
     )
 
 

@@ -4,6 +4,7 @@ Handlers that work for long are generators of views; each view holds everything 
 person can mend becomes the view's `notice`; session and bank live on.
 """
 
+import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from app.reading import Progress, check_length, read
 from app.session import Session
 from app.settings import MemorySettings, Place
 from app.studio import StudioBase, alone, news, said
+from app.turns import Work
 from app.zero_gpu import WORKERS, Effort
 from longmem.documents import Document
 from longmem.errors import LongMemError
@@ -46,7 +48,7 @@ class MemoryHandlers(StudioBase):
         n_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         layers, device = self.model.config.memory_layers, self.model.device
         reason = self.model.device_reason if self.zero_gpu is None else WORKERS
-        return markup.model_line(n_parameters, layers, str(device), reason)
+        return markup.model_line(n_parameters, layers, str(device), reason, self.model.label)
 
     def open(self, key: str) -> Iterator[MemoryView]:
         """A new visitor: their memory begins with the opening sample; the first one of all waits until it is read."""
@@ -83,34 +85,36 @@ class MemoryHandlers(StudioBase):
         yield from self.read_documents(key, lambda: [fetch_book(number)])
 
     def change_document(self, key: str, place: Place | None, put: str, find: str) -> Iterator[MemoryView]:
-        """Put words into a document and read it again; its old state leaves memory first."""
-        session = self.store.get(key)
+        """Put words into a document and read it again; stopped or failed, memory is as it was."""
 
-        def make() -> list[Document]:
+        def steps(session: Session, stop: threading.Event) -> Iterator[str]:
             if place is None or place.document not in session.bank.documents:
                 raise LongMemError("Choose a document that is in memory: it will be changed and read again.")
             record = session.bank.documents[place.document]
             changed = Document(record.name, Change(place, put, find).apply(record.text))
-            if session.stop_reading.is_set():
-                raise LongMemError(f"Stopped before anything was changed: {record.name} is as it was.")
             check_length(changed)
-            n_tokens = len(changed.encode(self.model.tokenizer).token_ids)
-            self.store.reserve(session, session.bank.nbytes_with(n_tokens, changed.text))  # or nothing is forgotten
-            self.model.forget(session.bank, place.document)
-            return [changed]
+            yield from self._read_changed(session, record.id, changed, stop)
+            if stop.is_set():
+                yield markup.note(f"Stopped: {record.name} is as it was.", "stopped")
+            else:
+                yield markup.note(f"Read: {record.name}.", "done")
 
-        yield from self.read_documents(key, make)
+        yield from self._reading(key, steps)
 
-    def prepare_reading(self, key: str) -> None:
-        """A stop of its own before the reading waits for its turn: pressed while it waits it then still counts.
-
-        What runs already keeps the one that it began with.
-        """
-        self.store.get(key).stop_reading = threading.Event()
-
-    def stop_reading(self, key: str) -> None:
-        """End the reading after the segment that it is at."""
-        self.store.get(key).stop_reading.set()
+    def _read_changed(self, session: Session, document: int, changed: Document, stop: threading.Event) -> Iterator[str]:
+        """Into a copy of the bank without the old state, which takes the bank's place once all of it has been read."""
+        n_tokens = len(changed.encode(self.model.tokenizer).token_ids)
+        self.store.reserve(session, session.bank.nbytes + session.bank.nbytes_with(n_tokens, changed.text))
+        try:
+            fresh = copy.deepcopy(session.bank)
+            self.model.forget(fresh, document)
+            for progress in read(self.model_of(session), changed, fresh, stop):
+                title = f"Reading {changed.name}"
+                yield markup.progress(title, progress.done, progress.total, progress.seconds)
+        finally:
+            self.store.settle(session)
+        if not stop.is_set():
+            session.bank = fresh
 
     def look(self, key: str) -> MemoryView:
         """What is in memory now."""
@@ -129,22 +133,17 @@ class MemoryHandlers(StudioBase):
 
         Until that has ended, or if it is stopped, memory is and works as before.
         """
-        session = self.store.get(key)
-        notice, status = news(session), ""
-        try:
-            wanted = MemorySettings(**values)
-            with alone(session):
-                view = self.memory_view(session, notice=notice)
-                for progress in self._apply(session, wanted):
-                    yield replace(view, status=progress, busy=True)
-                applied = self.settings_of(session) == wanted
-            words = "Memory is set." if applied else "Stopped: memory is as it was before."
-            status = markup.note(words, "done" if applied else "stopped")
-        except Exception as error:
-            notice = said(error)
-        yield self.memory_view(session, status=status, notice=notice)
 
-    def _apply(self, session: Session, wanted: MemorySettings) -> Iterator[str]:
+        def steps(session: Session, stop: threading.Event) -> Iterator[str]:
+            wanted = MemorySettings(**values)
+            yield from self._apply(session, wanted, stop)
+            applied = self.settings_of(session) == wanted
+            words = "Memory is set." if applied else "Stopped: memory is as it was before."
+            yield markup.note(words, "done" if applied else "stopped")
+
+        yield from self._reading(key, steps)
+
+    def _apply(self, session: Session, wanted: MemorySettings, stop: threading.Event) -> Iterator[str]:
         """Change the bank where it must; then the session has these settings. Gives the progress of a reading."""
         bank = session.bank
         unknown = sorted(set(wanted.layers) - set(self.model.config.memory_layers))
@@ -152,7 +151,7 @@ class MemoryHandlers(StudioBase):
             raise LongMemError(f"Layers {unknown} have no memory; {self.model.config.memory_layers} have.")
         self.model.with_retrieval(chunk_size=wanted.chunk_size, retrieved_tokens=wanted.retrieved_tokens)
         if wanted.chunk_size != bank.chunk_size:
-            yield from self._read_again(session, wanted)
+            yield from self._read_again(session, wanted, stop)
             return
         if wanted.capacity != bank.capacity:
             self.store.reserve(session, bank.nbytes)
@@ -177,20 +176,18 @@ class MemoryHandlers(StudioBase):
         finally:
             self.store.settle(session)
 
-    def _read_again(self, session: Session, wanted: MemorySettings) -> Iterator[str]:
+    def _read_again(self, session: Session, wanted: MemorySettings, stop: threading.Event) -> Iterator[str]:
         """All documents into a new bank, which takes the place of the old one once it is whole."""
-        stop = session.stop_reading
         model = self.model.with_retrieval(chunk_size=wanted.chunk_size, retrieved_tokens=wanted.retrieved_tokens)
         bank = model.new_bank(capacity=wanted.capacity, backend=wanted.backend)
         fresh = Session(session.key, bank, settings=self.own_settings(wanted))
-        fresh.stop_reading = stop
         records = list(session.bank.documents.values())
         for number, record in enumerate(records, start=1):
             document = Document(record.name, record.text)
             n_tokens = len(document.encode(model.tokenizer).token_ids)
             self.store.reserve(session, session.bank.nbytes + fresh.bank.nbytes_with(n_tokens, record.text))
             try:
-                for progress in self.read_one(fresh, document, n_tokens):
+                for progress in self.read_one(fresh, document, n_tokens, stop):
                     title = f"Reading {record.name} again ({number} of {len(records)})"
                     yield markup.progress(title, progress.done, progress.total, progress.seconds)
             finally:
@@ -201,29 +198,45 @@ class MemoryHandlers(StudioBase):
         session.demonstrations = {i: sets[r.text] for i, r in fresh.bank.documents.items() if r.text in sets}
         session.bank, session.settings = fresh.bank, fresh.settings
 
-    def read_documents(self, key: str, make: Callable[[], list[Document]]) -> Iterator[MemoryView]:
+    def read_documents(
+        self, key: str, make: Callable[[], list[Document]], work: Work = Work.READING
+    ) -> Iterator[MemoryView]:
         """Make documents and read them, with progress; a stop or an error keeps what was read until then."""
+
+        def steps(session: Session, stop: threading.Event) -> Iterator[str]:
+            documents = make()
+            yield from self.read_all(session, documents, stop)
+            names = ", ".join(document.name for document in documents) or "nothing"
+            if stop.is_set():
+                yield markup.note(f"Stopped: what was read of {names} until then is in memory.", "stopped")
+            else:
+                yield markup.note(f"Read: {names}.", "done")
+
+        yield from self._reading(key, steps, work)
+
+    def _reading(
+        self,
+        key: str,
+        steps: Callable[[Session, threading.Event], Iterator[str]],
+        work: Work = Work.READING,
+    ) -> Iterator[MemoryView]:
+        """The panel along `steps`, which change memory and give the HTML of how far they are, at last how they ended.
+
+        They are given the session, held by its lock, and the event that stops them.
+        """
         session = self.store.get(key)
         status, notice = "", news(session)
-        stop = session.stop_reading
         try:
-            with alone(session):
-                documents = make()
+            with session.stops.working(work) as stop, alone(session):
                 view = self.memory_view(session, notice=notice)  # nobody looks at a bank while a thread fills it
-                for progress in self.read_all(session, documents):
-                    yield replace(view, status=progress, busy=True)
-                names = ", ".join(document.name for document in documents) or "nothing"
-                if stop.is_set():
-                    status = markup.note(f"Stopped: what was read of {names} until then is in memory.", "stopped")
-                else:
-                    status = markup.note(f"Read: {names}.", "done")
+                for status in steps(session, stop):
+                    yield replace(view, status=status, busy=True)
         except Exception as error:
-            notice = said(error)
+            status, notice = "", said(error)
         yield self.memory_view(session, status=status, notice=notice)
 
-    def read_all(self, session: Session, documents: Sequence[Document]) -> Iterator[str]:
-        """Read into the session's bank; gives the HTML of the progress."""
-        stop = session.stop_reading
+    def read_all(self, session: Session, documents: Sequence[Document], stop: threading.Event) -> Iterator[str]:
+        """Read into the session's bank until `stop` is set; gives the HTML of the progress."""
         for number, document in enumerate(documents, start=1):
             if stop.is_set():
                 return
@@ -232,15 +245,17 @@ class MemoryHandlers(StudioBase):
             self.store.reserve(session, session.bank.nbytes_with(n_tokens, document.text))
             title = f"Reading {document.name}" + (f" ({number} of {len(documents)})" if len(documents) > 1 else "")
             try:
-                for progress in self.read_one(session, document, n_tokens):
+                for progress in self.read_one(session, document, n_tokens, stop):
                     yield markup.progress(title, progress.done, progress.total, progress.seconds)
             finally:
                 self.store.settle(session)
 
-    def read_one(self, session: Session, document: Document, n_tokens: int) -> Iterator[Progress]:
+    def read_one(
+        self, session: Session, document: Document, n_tokens: int, stop: threading.Event
+    ) -> Iterator[Progress]:
         """Read a document of so many tokens into the session's bank."""
         effort = Effort(read=2 * n_tokens if self.model.config.read_overlap else n_tokens)
-        return self.work(read_into, session, document, effort=effort, stop="stop_reading")
+        return self.work(read_into, session, document, effort=effort, stop=stop)
 
     def _change(self, key: str, change: Callable[[MemoryBank], object]) -> MemoryView:
         """Change the bank while nothing else uses it."""
@@ -271,9 +286,11 @@ class MemoryHandlers(StudioBase):
         )
 
 
-def read_into(model: LongMemForCausalLM, session: Session, document: Document) -> Iterator[Progress]:
-    """Read a document into the session's bank until it, or the session's stop, ends."""
-    return read(model, document, session.bank, session.stop_reading)
+def read_into(
+    model: LongMemForCausalLM, session: Session, document: Document, *, stop: threading.Event
+) -> Iterator[Progress]:
+    """Read a document into the session's bank until it ends, or `stop` is set."""
+    return read(model, document, session.bank, stop)
 
 
 def _lines(bank: MemoryBank) -> list[MemoryLine]:

@@ -9,8 +9,10 @@ import gradio as gr
 from app import markup
 from app.handlers import MemoryView, Studio
 from app.settings import CHUNK_SIZES, SEARCHES, MemorySettings
+from app.turns import Work
 
 FILE_TYPES = [".txt", ".md", ".html", ".htm", ".pdf", ".epub", ".docx"]
+PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 # A click on a document's cross becomes this component's `select` event with the document's id.
 REMOVE_SCRIPT = """
 element.addEventListener('click', (event) => {
@@ -150,9 +152,25 @@ def wire_memory_panel(
     demo: gr.Blocks, studio: Studio, panel: MemoryPanel, notice: gr.HTML, documents_choices: Sequence[gr.Dropdown]
 ) -> MemoryWiring:
     """Connect the sidebar; `documents_choices` elsewhere on the page follow what is in memory."""
+    wiring = _wiring(studio, panel, notice, documents_choices)
+    _wire_reading(studio, panel, wiring)
+    _wire_changes(studio, panel, wiring)
+
+    def open_page(request: gr.Request):
+        for view in studio.open(request.session_hash):
+            values = list(wiring.shown(view, fill=True))
+            values[wiring.outputs.index(panel.stop)] = gr.update(visible=False)  # read for all: nobody stops it
+            yield tuple(values)
+
+    demo.load(open_page, None, wiring.outputs, **PRIVATE, concurrency_limit=None)
+    return wiring
+
+
+def _wiring(
+    studio: Studio, panel: MemoryPanel, notice: gr.HTML, documents_choices: Sequence[gr.Dropdown]
+) -> MemoryWiring:
+    """What every event that reads into memory has in common."""
     outputs = [panel.documents, panel.gauge, panel.status, notice, panel.stop, *documents_choices, *panel.settings]
-    private = {"api_visibility": "private", "show_progress": "hidden"}
-    queued = {**private, "concurrency_id": "model", "concurrency_limit": 1, "show_progress_on": panel.status}
 
     def shown(view: MemoryView, *chosen: int | None, fill: bool = False) -> tuple:
         """Values of `outputs`. chosen: what the dropdowns have, to be kept; without it they take the newest document.
@@ -166,15 +184,23 @@ def wire_memory_panel(
         values = [value if fill and not view.busy else gr.skip() for value in settings.values()]
         return view.documents, view.gauge, view.status, view.notice, gr.update(visible=view.busy), *choices, *values
 
-    def open_page(request: gr.Request):
-        for view in studio.open(request.session_hash):
-            values = list(shown(view, fill=True))
-            values[outputs.index(panel.stop)] = gr.update(visible=False)  # the sample is read for all: nobody stops it
-            yield tuple(values)
-
     def prepare(request: gr.Request):
-        studio.prepare_reading(request.session_hash)
+        studio.prepare(request.session_hash, Work.READING)
         return markup.note("Waiting for the model…"), gr.update(visible=True)
+
+    def offer(chosen: int | None, request: gr.Request) -> dict:
+        choices = studio.document_choices(request.session_hash)
+        known = {document for _, document in choices}
+        return gr.update(choices=choices, value=chosen if chosen in known else max(known, default=None))
+
+    ready = {"outputs": [panel.status, panel.stop], "queue": False, **PRIVATE}
+    queued = {**PRIVATE, "concurrency_id": "model", "concurrency_limit": 1, "show_progress_on": panel.status}
+    return MemoryWiring(outputs, documents_choices, shown, prepare, offer, ready, queued)
+
+
+def _wire_reading(studio: Studio, panel: MemoryPanel, wiring: MemoryWiring) -> None:
+    """The ways to put something into memory, and to stop them."""
+    outputs, shown, ready, queued = wiring.outputs, wiring.shown, wiring.ready, wiring.queued
 
     def read_files(paths: list[str] | None, request: gr.Request):
         for view in studio.read_files(request.session_hash, paths or []):
@@ -192,20 +218,26 @@ def wire_memory_panel(
         for view in studio.read_book(request.session_hash, number):
             yield shown(view)
 
+    def stop(request: gr.Request) -> str:
+        studio.stop(request.session_hash, Work.READING)
+        return markup.note("Stopping after this segment…")
+
+    panel.files.upload(wiring.prepare, **ready).then(read_files, panel.files, [*outputs, panel.files], **queued)
+    panel.paste.click(wiring.prepare, **ready).then(read_text, [panel.name, panel.text], outputs, **queued)
+    panel.read_sample.click(wiring.prepare, **ready).then(read_sample, panel.sample, outputs, **queued)
+    panel.fetch.click(wiring.prepare, **ready).then(read_book, panel.book, outputs, **queued)
+    panel.stop.click(stop, None, panel.status, queue=False, **PRIVATE)
+
+
+def _wire_changes(studio: Studio, panel: MemoryPanel, wiring: MemoryWiring) -> None:
+    """What changes memory that is there: other settings, a document taken out, and all of them."""
+    outputs, shown = wiring.outputs, wiring.shown
+
     def set_memory(request: gr.Request, capacity, chunk_size, retrieved_tokens, layers, search, *chosen: int | None):
         values = {"capacity": capacity, "chunk_size": chunk_size, "retrieved_tokens": retrieved_tokens}
         values["backend"] = search
         for view in studio.set_memory(request.session_hash, {**values, "layers": tuple(sorted(layers or ()))}):
             yield shown(view, *chosen)
-
-    def offer(chosen: int | None, request: gr.Request) -> dict:
-        choices = studio.document_choices(request.session_hash)
-        known = {document for _, document in choices}
-        return gr.update(choices=choices, value=chosen if chosen in known else max(known, default=None))
-
-    def stop(request: gr.Request) -> str:
-        studio.stop_reading(request.session_hash)
-        return markup.note("Stopping after this segment…")
 
     def remove(event: gr.EventData, request: gr.Request, *chosen: int | None) -> tuple:
         return shown(studio.remove(request.session_hash, int(event.document)), *chosen)
@@ -213,14 +245,7 @@ def wire_memory_panel(
     def clear(request: gr.Request) -> tuple:
         return shown(studio.clear(request.session_hash))
 
-    demo.load(open_page, None, outputs, **private, concurrency_limit=None)
-    ready = {"outputs": [panel.status, panel.stop], "queue": False, **private}
-    panel.files.upload(prepare, **ready).then(read_files, panel.files, [*outputs, panel.files], **queued)
-    panel.paste.click(prepare, **ready).then(read_text, [panel.name, panel.text], outputs, **queued)
-    panel.read_sample.click(prepare, **ready).then(read_sample, panel.sample, outputs, **queued)
-    panel.fetch.click(prepare, **ready).then(read_book, panel.book, outputs, **queued)
-    panel.apply.click(prepare, **ready).then(set_memory, [*panel.settings, *documents_choices], outputs, **queued)
-    panel.stop.click(stop, None, panel.status, queue=False, **private)
-    panel.documents.select(remove, documents_choices, outputs, queue=False, **private)
-    panel.clear.click(clear, None, outputs, queue=False, **private)
-    return MemoryWiring(outputs, documents_choices, shown, prepare, offer, ready, queued)
+    inputs = [*panel.settings, *wiring.choices]
+    panel.apply.click(wiring.prepare, **wiring.ready).then(set_memory, inputs, outputs, **wiring.queued)
+    panel.documents.select(remove, wiring.choices, outputs, queue=False, **PRIVATE)
+    panel.clear.click(clear, None, outputs, queue=False, **PRIVATE)

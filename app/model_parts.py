@@ -41,9 +41,50 @@ class Part:
     links: tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True)
+class Second:
+    """How the network that looks into memory is spoken of: a SideNet, or the backbone's last layers once more."""
+
+    name: str
+    layer: str
+    share: str
+    joined: str
+    embeddings: str
+    goes_on: str
+    lessons: dict[str, tuple[tuple[str, str], ...]]
+
+
+SIDENET = Second(
+    name="SideNet",
+    layer="SideNet layer",
+    share="gate",
+    joined="Each head joins what its window says and what memory says: (1 − gate) · A + gate · M. In this model a gate "
+    "{kind}.",
+    embeddings="; backbone and SideNet both begin with them",
+    goes_on="what each of its layers adds goes on to the SideNet",
+    lessons={"gate": (("Lesson 5: the gate", "lesson-5"),), "sidenet": (("Lesson 7: the SideNet", "lesson-7"),)},
+)
+SECOND_PASS = Second(
+    name="second pass",
+    layer="the second pass, layer",
+    share="share",
+    joined="Window and memory share one softmax: each head looks at both at once. The number is how much of its "
+    "attention falls on memory; there is no gate.",
+    embeddings="",
+    goes_on="its last layers run a second time, with memory",
+    lessons={"gate": (), "sidenet": ()},
+)
+
+
+def second(shape: ModelShape) -> Second:
+    """The words for this model."""
+    return SIDENET if shape.has_sidenet else SECOND_PASS
+
+
 def parts_of(shape: ModelShape, now: MemoryNow | None) -> list[Part]:
     """All parts, in the order of the drawing."""
-    return [*_entrance(shape), *_middle(shape, now), *_gated(shape, now), _exit(shape)]
+    network = _sidenet(shape) if shape.has_sidenet else [_second_pass(shape)]
+    return [*_entrance(shape), *_middle(shape, now), *network, *_joined(shape, now), _exit(shape)]
 
 
 def _entrance(shape: ModelShape) -> list[Part]:
@@ -63,9 +104,9 @@ def _entrance(shape: ModelShape) -> list[Part]:
             "Embeddings, shared",
             sizes,
             "",
-            f"Turns every token into {shape.hidden_size:,} numbers. They belong to the frozen backbone; backbone and "
-            "SideNet both begin with them.",
-            (("Lesson 7: the SideNet", "lesson-7"),),
+            f"Turns every token into {shape.hidden_size:,} numbers. They belong to the frozen backbone"
+            f"{second(shape).embeddings}.",
+            second(shape).lessons["sidenet"],
         ),
         Part(
             "backbone",
@@ -74,7 +115,7 @@ def _entrance(shape: ModelShape) -> list[Part]:
             f"{shape.head_dim} numbers; positions: {POSITIONS[shape.position]}",
             f"{count(shape.frozen_parameters)} parameters, frozen",
             f"A language model of the {shape.family} family that is never changed. It reads documents into memory, and "
-            "what each of its layers adds goes on to the SideNet.",
+            f"{second(shape).goes_on}.",
             (("Lesson 2: keys and values", "lesson-2"), ("Lesson 8: nothing grows old", "lesson-8")),
         ),
     ]
@@ -103,6 +144,11 @@ def _middle(shape: ModelShape, now: MemoryNow | None) -> list[Part]:
             f"scores by {score}.",
             (("When it looked where", "chart-timeline"), ("Lesson 4: retrieval", "lesson-4")),
         ),
+    ]
+
+
+def _sidenet(shape: ModelShape) -> list[Part]:
+    return [
         Part(
             "sidenet",
             "SideNet",
@@ -123,21 +169,39 @@ def _middle(shape: ModelShape, now: MemoryNow | None) -> list[Part]:
     ]
 
 
-def _gated(shape: ModelShape, now: MemoryNow | None) -> list[Part]:
-    """The SideNet layers with memory, each with its gate."""
+def _second_pass(shape: ModelShape) -> Part:
+    return Part(
+        "sidenet",
+        "Second pass",
+        f"{shape.side_layers} layers, {layers_word(shape.sources)} {shape.first} to {shape.layers - 1} of the backbone "
+        "once more",
+        "the same weights, nothing trained",
+        "The text goes through these layers again, and layers with memory look into it. There is no SideNet: this is "
+        "not LongMem.",
+        (("What it wrote", "view-generate"),),
+    )
+
+
+def _joined(shape: ModelShape, now: MemoryNow | None) -> list[Part]:
+    """The layers of the second network that have memory, each with what it took from there."""
     kind = "depends on the token" if shape.gate == "query" else "is the same for all tokens"
+    words = second(shape)
     return [
         Part(
             f"gate-{layer}",
-            f"Memory attention of SideNet layer {side}",
+            f"Memory attention of {words.layer} {second_layer(shape, side)}",
             f"{shape.query_heads} query heads, retrieving from memory layer {layer}",
-            f"mean gate of the last run: {gate_text(now, layer)}",
-            "Each head joins what its window says and what memory says: (1 − gate) · A + gate · M. "
-            f"In this model a gate {kind}.",
-            (("Gates", "chart-gates"), ("Heads", "chart-heads"), ("Lesson 5: the gate", "lesson-5")),
+            f"mean {words.share} of the last run: {gate_text(now, layer)}",
+            words.joined.format(kind=kind),
+            (("Taken from memory", "chart-gates"), ("Heads", "chart-heads"), *words.lessons["gate"]),
         )
         for side, layer in shape.memory_of.items()
     ]
+
+
+def second_layer(shape: ModelShape, side: int) -> int:
+    """The number by which a layer of the second network is known: a SideNet's own, or that of the backbone."""
+    return side if shape.has_sidenet else shape.sources[side]
 
 
 def _exit(shape: ModelShape) -> Part:
@@ -147,8 +211,8 @@ def _exit(shape: ModelShape) -> Part:
         "Head, shared",
         f"{shape.hidden_size:,} numbers → {shape.vocabulary:,} tokens",
         "",
-        f"Turns the SideNet's last state into a probability for every token of the vocabulary; it is {tied}, frozen. "
-        "What memory did to that probability is its effect.",
+        f"Turns the {second(shape).name}'s last state into a probability for every token of the vocabulary; it is "
+        f"{tied}, frozen. What memory did to that probability is its effect.",
         (("What memory did to each token", "chart-effects"), ("Write something", "view-generate")),
     )
 

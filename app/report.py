@@ -18,6 +18,7 @@ from pandas.api.types import is_numeric_dtype
 
 from app import inspection, theme
 from app.exporting import ExportedFile, file_name
+from app.methods import METHODS
 from app.report_figures import DrawnFigure, draw
 from app.session import Run
 
@@ -27,10 +28,10 @@ SETTINGS = {"max_new_tokens": "length (tokens)", "temperature": "temperature", "
 MEANING = """
 <p><b>Effect</b> is what memory did: the log-probability of a token with memory minus the one with an empty memory, both
 on the same preceding words, in nats. +0.7 doubles the probability, −0.7 halves it. Tokens are tinted by it.</p>
-<p><b>Weight</b> is where a head looked: its attention inside memory times its gate; the weights of a token, layer and
-head add up to the gate. Passages are tinted by it, in the colour of their document. A large weight does not show that
+<p><b>Weight</b> is where a head looked: its attention inside memory times {share}; the weights of a token, layer and
+head add up to that. Passages are tinted by it, in the colour of their document. A large weight does not show that
 a passage changed the token: that is measured by switching it off.</p>
-<p><b>Gate</b> is the share of a head's output that comes from memory. <b>Score</b> is how well a passage matched when
+<p>{meaning} <b>Score</b> is how well a passage matched when
 it was searched.</p>
 """
 
@@ -47,7 +48,7 @@ class About:
 
 def build_report(run: Run, about: About) -> ExportedFile:
     """The report on a run; about 5 MB, nearly all of which draws the charts."""
-    described = inspection.describe(run)
+    described, method = inspection.describe(run), METHODS[run.recipe.method]
     step, layer = described["focus"], described["layer"]
     figures = draw(run, -1 if step is None else step, -1 if layer is None else layer)
     charts = _charts(figures)
@@ -55,7 +56,7 @@ def build_report(run: Run, about: About) -> ExportedFile:
         [
             _header(run, about),
             _section("What it wrote", _texts(run, described, about)),
-            _section("What the numbers mean", MEANING),
+            _section("What the numbers mean", MEANING.format(share=method.share, meaning=method.meaning)),
             _section("Where it looked", charts),
             _section("All tokens", _tokens(run)),
             _section("What every token looked up", _passages(described)),
@@ -65,7 +66,7 @@ def build_report(run: Run, about: About) -> ExportedFile:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_policy(charts)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>LongMem run {run.number}</title><style>{_style()}</style></head>"
+        f"<title>{_title(run)}</title><style>{_style()}</style></head>"
         f"<body><main>{body}</main></body></html>"
     )
     return ExportedFile(file_name(run, "report.html"), page.encode("utf-8", "replace"))
@@ -101,9 +102,15 @@ def _header(run: Run, about: About) -> str:
     facts["model's fingerprint"] = about.fingerprint
     listed = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items())
     return (
-        f'<header><h1>LongMem run {run.number}</h1><div class="model">{about.model}</div>'
+        f'<header><h1>{_title(run)}</h1><div class="model">{about.model}</div>'
         f"<dl>{listed}</dl>{_documents(run)}</header>"
     )
+
+
+def _title(run: Run) -> str:
+    """LongMem's name, or what the method is instead, and the number of the run."""
+    label = escape(run.recipe.method)
+    return f"Run {run.number}, {label}" if label else f"LongMem run {run.number}"
 
 
 def _documents(run: Run) -> str:
@@ -179,7 +186,7 @@ def _passages(described: dict) -> str:
     parts = []
     for step in described["steps"]:
         shown = " open" if step["step"] == described["focus"] else ""
-        layers = "".join(_layer(layer, described["documents"]) for layer in step["layers"])
+        layers = "".join(_layer(layer, described["documents"], described["share"]) for layer in step["layers"])
         # The target stands inside: a browser opens what it must to show it.
         parts.append(
             f'<details class="token"{shown}><summary>{step["step"]} <q>{_shown(step["token"])}</q> '
@@ -189,10 +196,10 @@ def _passages(described: dict) -> str:
     return "".join(parts)
 
 
-def _layer(layer: dict, documents: dict[str, dict]) -> str:
+def _layer(layer: dict, documents: dict[str, dict], share: str) -> str:
     passages = "".join(_passage(passage, documents[str(passage["document"])]) for passage in layer["passages"])
     found = f"<ol>{passages}</ol>" if passages else '<p class="quiet">Nothing was retrieved.</p>'
-    return f"<h3>layer {layer['layer']} · gate {100 * layer['gate']:.1f} %</h3>{found}"
+    return f"<h3>layer {layer['layer']} · {escape(share)} {100 * layer['gate']:.1f} %</h3>{found}"
 
 
 def _passage(passage: dict, document: dict) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from app import charts, perplexity_charts
 from app.charts import Figure
+from app.methods import labelled
 from app.run_records import TABLES
 from app.session import Run
 
@@ -35,7 +36,7 @@ def draw(run: Run, step: int, layer: int) -> list[DrawnFigure]:
     for name, (caption, table) in FIGURES.items():
         chart = getattr(charts, name, None) or getattr(perplexity_charts, name)
         needed = [p.name for p in inspect.signature(chart).parameters.values() if p.default is p.empty]
-        figure = chart(**{parameter: values[parameter] for parameter in needed})
+        figure = labelled(chart(**{parameter: values[parameter] for parameter in needed}), run.recipe.method)
         drawn.append(DrawnFigure(name, figure, caption, table(run, step, layer) if table else None))
     return drawn
 
@@ -89,8 +90,8 @@ FIGURES: dict[str, tuple[str, Callable[[Run, int, int], pd.DataFrame] | None]] =
     "layers_by_position": (f"The {MOST_ROWS} chunks with the largest share, over all tokens", heaviest_chunks),
     "steps_by_position": (f"The {MOST_ROWS} heaviest retrievals of single tokens", heaviest_looks),
     "heads_by_chunk": ("The weights of the token that is pointed out, by head", heads_of_token),
-    "layer_head_grid": ("The gate of every head, over all tokens", gates_of_heads),
+    "layer_head_grid": ("What every head took from memory, over all tokens", gates_of_heads),
     "chunk_ranking": ("What the heads of the layer found for the token that is pointed out", heads_of_token),
     "running_perplexity": ("The numbers are in the table of all tokens below.", None),
-    "gate_bars": ("How far the gates were open, over all tokens", gates_of_heads),
+    "gate_bars": ("What every head took from memory, over all tokens", gates_of_heads),
 }

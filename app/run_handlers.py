@@ -1,6 +1,5 @@
 """What makes runs: generating and scoring. Plain values in and out, no components."""
 
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,7 +8,7 @@ from app.generating import RunView, continuation, effort_of, generate_pair
 from app.scored import ScoreView
 from app.settings import Place, Settings
 from app.studio import StudioBase, alone, news, said
-from app.turns import PATIENCE
+from app.turns import PATIENCE, Work
 from longmem.errors import LongMemError
 
 
@@ -38,10 +37,10 @@ class RunHandlers(StudioBase):
         session = self.store.get(key)
         view, notice = RunView(None, None, status=""), news(session)
         try:
-            with alone(session):
+            with session.stops.working(Work.GENERATING) as stop, alone(session):
                 chosen, silence = Settings(**settings), self.silent_layers(session)
-                effort = effort_of(self.model, prompt, chosen)
-                for view in self.work(generate_pair, session, prompt, chosen, place, silence, effort=effort):
+                run = (generate_pair, session, prompt, chosen, place, silence)
+                for view in self.work(*run, effort=effort_of(self.model, prompt, chosen), stop=stop):
                     yield replace(view, notice=notice)
         except Exception as error:
             yield replace(view, status="", notice=said(error), payload=None, busy=False)
@@ -51,7 +50,7 @@ class RunHandlers(StudioBase):
         session = self.store.get(key)
         view, notice = RunView(None, None, status=""), news(session)
         try:
-            with alone(session):
+            with session.stops.working(Work.GENERATING) as stop, alone(session):
                 chosen = Settings(**settings)
                 silence = self.silent_layers(session)
                 if session.written is not None:
@@ -61,31 +60,23 @@ class RunHandlers(StudioBase):
                     prompt = continuation(session, more, keep=keep)
                 finally:
                     self.store.settle(session)
-                effort = effort_of(self.model, prompt, chosen)
-                for view in self.work(generate_pair, session, prompt, chosen, None, silence, effort=effort):
+                run = (generate_pair, session, prompt, chosen, None, silence)
+                for view in self.work(*run, effort=effort_of(self.model, prompt, chosen), stop=stop):
                     yield replace(view, notice=notice)
         except Exception as error:
             yield replace(view, status="", notice=said(error), payload=None, busy=False)
-
-    def prepare_run(self, key: str) -> None:
-        """As `prepare_reading`, for generating."""
-        self.store.get(key).stop_generating = threading.Event()
-
-    def stop_generating(self, key: str) -> None:
-        """End the generation after the token that it is at."""
-        self.store.get(key).stop_generating.set()
 
     def score_onward(self, key: str, place: Place | None, n_tokens: float) -> Iterator[ScoreView]:
         """Score a document from a place to its end, page after page."""
         session = self.store.get(key)
         notice = news(session)
         try:
-            with alone(session):
+            with session.stops.working(Work.SCORING) as stop, alone(session):
                 if place is None:
                     raise LongMemError("Choose a document that is in memory: it will be scored from the place on.")
-                silence = self.silent_layers(session)
+                run = (scored.score_onward, session, place, n_tokens, self.silent_layers(session))
                 effort = scored.effort_onward(self.model, session, place, n_tokens)
-                for view in self.work(scored.score_onward, session, place, n_tokens, silence, effort=effort):
+                for view in self.work(*run, effort=effort, stop=stop):
                     yield replace(view, notice=notice)
         except Exception as error:
             yield ScoreView(None, "", notice=said(error))

@@ -10,6 +10,7 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 
+from app.methods import METHODS
 from app.session import OWN_TEXT, Recipe, Run, Source
 from app.settings import Settings
 from longmem.errors import LongMemError
@@ -68,6 +69,7 @@ def to_record(run: Run, *, with_sources: bool = True) -> dict:
             "settings": None if recipe.settings is None else asdict(recipe.settings),
             "silence": [list(pair) for pair in recipe.silence],
             "version": list(recipe.version),
+            "method": recipe.method,
         },
         "tables": {
             name: {column: frame[column].tolist() for column in frame} for name, frame in tables_of(run).items()
@@ -127,6 +129,8 @@ def _silent(pair: object) -> tuple[int, int | None]:
 def _recipe(found: Mapping) -> Recipe:
     if found["kind"] not in KINDS:
         raise RunFileError(f"its kind is {str(found['kind'])[:40]!r}, not one of {', '.join(KINDS)}")
+    if found.get("method", "") not in METHODS:
+        raise RunFileError(f"its method is {str(found['method'])[:40]!r}, not one of those known here")
     before, settings = found["before"], found["settings"]
     return Recipe(
         kind=found["kind"],
@@ -135,6 +139,7 @@ def _recipe(found: Mapping) -> Recipe:
         settings=None if settings is None else Settings(**settings),
         silence=tuple(_silent(pair) for pair in found["silence"]),
         version=_wholes(found["version"], "version", 4),
+        method=found.get("method", ""),
     )
 
 

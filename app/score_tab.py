@@ -7,9 +7,11 @@ import gradio as gr
 from app import figure_tables, markup
 from app.handlers import Studio
 from app.memory_panel import MemoryWiring, sent_only_as
+from app.methods import labelled
 from app.perplexity_charts import perplexity_along
 from app.scored import LOOKED_UP, NEXT_PAGE, SCORED, ScoreView
 from app.settings import Place
+from app.turns import Work
 
 BUTTONS = {SCORED: "Score", NEXT_PAGE: "Score the next page", LOOKED_UP: "Look up"}
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
@@ -124,16 +126,16 @@ def _wire_runs(studio: Studio, tab: ScoreTab, notice: gr.HTML, inspector: gr.HTM
         for view in studio.score_onward(request.session_hash, _place_of(what, document, share), length):
             curve, table = (gr.skip(), gr.skip()) if view.busy else (gr.update(visible=False), "")  # where it failed
             if view.along is not None:
-                figure = perplexity_along(view.along)
+                figure = labelled(perplexity_along(view.along), studio.model.label)
                 curve, table = gr.update(value=figure, visible=True), figure_tables.table_html(figure)
             yield *shown(view), curve, table
 
     def prepare(request: gr.Request) -> tuple:
-        studio.prepare_run(request.session_hash)
+        studio.prepare(request.session_hash, Work.SCORING)
         return markup.note("Waiting for the model…"), *[gr.update(interactive=False)] * 2, gr.update(visible=True)
 
     def stop(request: gr.Request) -> tuple:
-        studio.stop_generating(request.session_hash)
+        studio.stop(request.session_hash, Work.SCORING)
         return markup.note("Stopping after this page…"), gr.update(interactive=False)
 
     buttons = [tab.go, tab.onward, tab.stop]

@@ -1,5 +1,6 @@
 """A given text under the model's eyes: what memory did to every token, or only what its tokens look up."""
 
+import threading
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
@@ -44,7 +45,7 @@ def score_text(
     whole, text = text, shortened(model, text)
     trace = score(model, text, memory=session.bank, silence=silence)
     first = text[: len(text) - len("".join(trace.tokens))]
-    return _cut(_kept(session, "scored", first, None, trace, silence, own_text=text), text, whole)
+    return _cut(_kept(model, session, "scored", first, None, trace, silence, own_text=text), text, whole)
 
 
 def score_page(
@@ -60,7 +61,7 @@ def score_page(
     prompt, before = continuation_point(model, session.bank, place.document, at)
     page = shortened(model, text[at : at + 12 * int(n_tokens)], int(n_tokens))
     trace = score(model, page, context=prompt, memory=session.bank, before=before, silence=silence)
-    view = _kept(session, "scored", prompt, before, trace, silence, own_text=prompt + page)
+    view = _kept(model, session, "scored", prompt, before, trace, silence, own_text=prompt + page)
     return replace(view, next_share=(at + len(page)) / len(text))
 
 
@@ -70,8 +71,10 @@ def score_onward(
     place: Place,
     n_tokens: int,
     silence: Collection[tuple[int, int | None]],
+    *,
+    stop: threading.Event,
 ) -> Iterator[ScoreView]:
-    """Score page after page from a place to the document's end, or until `session.stop_generating` is set.
+    """Score page after page from a place to the document's end, or until `stop` is set.
 
     The last page is the session's new run; the views before it carry how far it has come.
     """
@@ -81,11 +84,11 @@ def score_onward(
     for page in score_pages(model, session.bank, place.document, at, page_tokens=int(n_tokens), silence=silence):
         rows.append((page.stop / len(text), len(page.trace.tokens), *_sums(page.trace)))
         yield ScoreView(None, _progress(rows, at / len(text), time.monotonic() - begun), along=_along(rows), busy=True)
-        if session.stop_generating.is_set():
+        if stop.is_set():
             break
     if page is None:
         raise LongMemError("Nothing of the document comes after this place: choose an earlier one.")
-    view = _kept_page(session, page, text, silence)
+    view = _kept_page(model, session, page, text, silence)
     words = _along_in_words(_along(rows), at / len(text), stopped=page.stop < len(text))
     yield replace(view, words=words, next_share=page.stop / len(text), along=_along(rows))
 
@@ -113,9 +116,15 @@ def _text_of(session: Session, place: Place, n_tokens: float) -> str:
     return record.text
 
 
-def _kept_page(session: Session, page: ScoredPage, text: str, silence: Collection[tuple[int, int | None]]) -> ScoreView:
+def _kept_page(
+    model: LongMemForCausalLM,
+    session: Session,
+    page: ScoredPage,
+    text: str,
+    silence: Collection[tuple[int, int | None]],
+) -> ScoreView:
     own_text = page.context + text[page.start : page.stop]
-    return _kept(session, "scored", page.context, page.before, page.trace, silence, own_text=own_text)
+    return _kept(model, session, "scored", page.context, page.before, page.trace, silence, own_text=own_text)
 
 
 def _sums(trace: RetrievalTrace) -> tuple[float, float]:
@@ -159,7 +168,7 @@ def find(
     check_prompt(text)
     whole, text = text, shortened(model, text)
     trace = look_up(model, text, memory=session.bank, silence=silence)
-    return _cut(_kept(session, "looked up", "", None, trace, silence, own_text=text), text, whole)
+    return _cut(_kept(model, session, "looked up", "", None, trace, silence, own_text=text), text, whole)
 
 
 def _cut(view: ScoreView, text: str, whole: str) -> ScoreView:
@@ -179,6 +188,7 @@ def shortened(model: LongMemForCausalLM, text: str, most: int = MOST_SCORED) -> 
 
 
 def _kept(
+    model: LongMemForCausalLM,
     session: Session,
     kind: str,
     prompt: str,
@@ -189,7 +199,7 @@ def _kept(
     own_text: str,
 ) -> ScoreView:
     """The session's new run, as it is shown."""
-    recipe = Recipe(kind, prompt, before, None, session.memory_version, tuple(silence))
+    recipe = Recipe(kind, prompt, before, None, session.memory_version, tuple(silence), model.label)
     number = next_run(session)
     payload = keep(session, recipe, trace, own_text)
     rows = session.run.tokens.itertuples()

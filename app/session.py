@@ -15,7 +15,7 @@ import pandas as pd
 from app.settings import MemorySettings, Settings
 from app.source_choice import SourceChoice
 from app.switches import Switches
-from app.turns import TurnLock
+from app.turns import Stops, TurnLock
 from longmem.demonstrations import DemonstrationSet
 from longmem.errors import MemoryBudgetError
 from longmem.generation import WrittenText
@@ -40,7 +40,7 @@ class Recipe:
 
     kind: "generated", "scored" or "looked up"; prompt: what stood before the run's tokens; before: of this document
     only what ends at this token was searched; settings: of a generation; silence: layers and heads that were off;
-    version: of the memory that was searched.
+    version: of the memory that was searched; method: label of the model's method, "" for LongMem.
     """
 
     kind: str
@@ -49,6 +49,7 @@ class Recipe:
     settings: Settings | None = None
     version: tuple[int, int, int, int] = (0, 0, 0, 0)
     silence: tuple[tuple[int, int | None], ...] = ()
+    method: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +80,7 @@ class Session:
     key: str
     bank: MemoryBank
     lock: TurnLock = field(default_factory=TurnLock)
-    stop_reading: threading.Event = field(default_factory=threading.Event)
-    stop_generating: threading.Event = field(default_factory=threading.Event)
-    stop_measuring: dict[str, threading.Event] = field(default_factory=dict)  # by evaluation
+    stops: Stops = field(default_factory=Stops)
     measured: dict[str, dict] = field(default_factory=dict)  # the result of the last small run of each evaluation
     run: Run | None = None
     written: WrittenText | None = None  # the last text, as long as it can be continued
@@ -93,7 +92,6 @@ class Session:
     source: SourceChoice = field(default_factory=SourceChoice)  # where the source view is at
     used: float = 0.0
     promised: int = 0  # bytes that the bank will hold once what is being read has been read
-    runs_again: bool = False  # a what-if is being written
     follows_freed: bool = False  # the store ended an earlier session of this key: its visitor must be told
 
     @property
@@ -110,10 +108,7 @@ class Session:
 
     def stop(self) -> None:
         """End whatever runs, after the segment or token that it is at."""
-        self.stop_reading.set()
-        self.stop_generating.set()
-        for stop in list(self.stop_measuring.values()):
-            stop.set()
+        self.stops.stop_all()
 
 
 def memory_map(bank: MemoryBank) -> pd.DataFrame:

@@ -14,7 +14,7 @@ NO_RUN = (
     "Generate or score a text first: then the passages that it looked up are shown here, in the documents themselves."
 )
 FINE_PRINT = (
-    "Weight is attention inside memory times gate, summed over what is grouped: where it looked. "
+    "Weight is the part of a head's output that comes from a passage, summed over what is grouped: where it looked. "
     "What memory changed is measured by effect."
 )
 

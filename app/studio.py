@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -42,22 +43,24 @@ class StudioBase:
         session: Session,
         *arguments: object,
         effort: Effort,
-        stop: str = "stop_generating",
+        stop: threading.Event,
     ) -> Iterator[Value]:
-        """What `function(model, session, *arguments)` gives: made here, or by a worker where only those have a GPU.
+        """What `function(model, session, *arguments, stop=stop)` gives: made here, or by a worker where only those
+        have a GPU.
 
-        There function and arguments are pickled, and `stop` names the session's event that ends it. Hold the lock.
+        There function and arguments are pickled, and `stop` is an event that follows this one. Hold the lock.
         """
         model = self.model_of(session)
         if self.zero_gpu is None:
-            return function(model, session, *arguments)
+            return function(model, session, *arguments, stop=stop)
         return self.zero_gpu.run(function, model, session, arguments, effort=effort, stop=stop)
 
     def ask(self, function: Callable[..., Value], session: Session, *arguments: object, effort: Effort) -> Value:
-        """As `work`, of a function that gives one value."""
+        """What `function(model, session, *arguments)` gives: as `work`, of one value and with nothing to stop it."""
+        model = self.model_of(session)
         if self.zero_gpu is None:
-            return function(self.model_of(session), session, *arguments)
-        (value,) = self.work(function, session, *arguments, effort=effort)
+            return function(model, session, *arguments)
+        (value,) = self.zero_gpu.run(function, model, session, arguments, effort=effort)
         return value
 
     def key_of(self, client: str, memory: str) -> str:
@@ -75,6 +78,19 @@ class StudioBase:
                 f"memory is {str(memory)[:60]!r}; there is no such memory (any more): 'new' makes one and gives its id."
             )
         return memory
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What every answer of the API says of a model that is not LongMem: `method`."""
+        return {"method": self.model.label} if self.model.label else {}
+
+    def prepare(self, key: str, work: str) -> None:
+        """A visitor has asked for some `work` (`Work`, or an evaluation's name) that waits for its turn."""
+        self.store.get(key).stops.prepare(work)
+
+    def stop(self, key: str, work: str) -> None:
+        """A visitor has pressed the Stop button of this kind of work: it ends after the token or segment it is at."""
+        self.store.get(key).stops.stop(work)
 
     def settings_of(self, session: Session) -> MemorySettings:
         """How this visitor's memory is used: as the model says until they set something."""

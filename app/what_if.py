@@ -3,6 +3,7 @@
 Both ask the model itself: a weight says where it looked, only taking something away says what that changed.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -64,7 +65,9 @@ def check_unchanged(session: Session, run: Run | None) -> Run:
     return run
 
 
-def again(model: LongMemForCausalLM, session: Session, run: Run, switches: Switches, step: int) -> Iterator[WhatIf]:
+def again(
+    model: LongMemForCausalLM, session: Session, run: Run, switches: Switches, step: int, *, stop: threading.Event
+) -> Iterator[WhatIf]:
     """The run from `step` on with `switches` off; a generated text is written anew, with the same noise."""
     options = {"exclude": switches.exclude(session.bank), "silence": [*run.recipe.silence, *switches.silence]}
     ids = run_ids(model, run)
@@ -78,7 +81,7 @@ def again(model: LongMemForCausalLM, session: Session, run: Run, switches: Switc
     yield found
     if found.writes:
         written = run.tokens.token_id[run.tokens.step < step].tolist()
-        yield from _written(begin_again(model, session, run, written, options), session, found)
+        yield from _written(begin_again(model, session, run, written, options), stop, found)
 
 
 def effort_of(run: Run) -> Effort:
@@ -94,9 +97,9 @@ def begin_again(model: LongMemForCausalLM, session: Session, run: Run, written: 
     return begin(model, recipe.prompt, recipe.settings, session.bank, recipe.before, written=written, **options)
 
 
-def _written(writing: Writing, session: Session, found: WhatIf) -> Iterator[WhatIf]:
+def _written(writing: Writing, stop: threading.Event, found: WhatIf) -> Iterator[WhatIf]:
     try:
-        for (token,) in write([writing], session.stop_generating):
+        for (token,) in write([writing], stop):
             found.written.append(token)
             yield found
     finally:

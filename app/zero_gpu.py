@@ -66,11 +66,13 @@ class Effort:
 
 @dataclass(frozen=True)
 class Job:
-    """One call: `work(model, session, *arguments)` gives a value, or an iterator of values; all of it is pickled.
+    """One call: `work(model, session, *arguments)` gives a value, or with a `stop` an iterator of values.
+
+    All of it is pickled.
 
     bank: the id under which it lies, and its version; result: the id under which it shall lie where it changes.
-    retrieval: chunk size and retrieved tokens. state: fields of the session. stop: the name of its event that ends the
-    work.
+    retrieval: chunk size and retrieved tokens. state: fields of the session. can_stop: whether it takes an event that
+    ends it.
     """
 
     work: Callable
@@ -79,7 +81,7 @@ class Job:
     result: str
     retrieval: tuple[int, int]
     state: dict
-    stop: str
+    can_stop: bool
     seconds: int
 
 
@@ -131,18 +133,21 @@ class ZeroGpu:
         arguments: tuple,
         *,
         effort: Effort,
-        stop: str,
+        stop: threading.Event | None = None,
     ) -> Iterator:
         """What `work(model, session, *arguments)` gives, made by a worker; then the session is as it left it.
+
+        stop: for work that takes one too, `stop=`, an event of its own that follows this one.
 
         model: this process's, for how it retrieves. Hold the session's lock.
         Errors: those of the work; LongMemError where no GPU is to be had, or it was taken away.
         """
         retrieval = (model.config.chunk_size, model.config.retrieved_tokens)
         seconds, result = effort.seconds(self._n_parameters), secrets.token_urlsafe(18)
-        job = Job(work, arguments, self._file_of(session.bank), result, retrieval, _state(session), stop, seconds)
+        can_stop, stop = stop is not None, stop or threading.Event()
+        job = Job(work, arguments, self._file_of(session.bank), result, retrieval, _state(session), can_stop, seconds)
         flag, ended = self._flag(job), threading.Event()
-        passing_on = threading.Thread(target=_pass_on, args=(getattr(session, stop), flag, ended), daemon=True)
+        passing_on = threading.Thread(target=_pass_on, args=(stop, flag, ended), daemon=True)
         passing_on.start()
         try:
             outcome = None
@@ -156,7 +161,7 @@ class ZeroGpu:
                     raise
                 except Exception as error:
                     raise _in_words(error) from error
-            self._take(session, job, outcome)
+            self._take(session, job, outcome, stop)
         finally:
             ended.set()
             passing_on.join()  # or it may put the file there once more
@@ -164,7 +169,7 @@ class ZeroGpu:
             if session.bank not in self._saved or self._saved[session.bank][0] != result:
                 shutil.rmtree(self._folder / result, ignore_errors=True)
 
-    def _take(self, session: Session, job: Job, outcome: object) -> None:
+    def _take(self, session: Session, job: Job, outcome: object, stop: threading.Event) -> None:
         """Make what a worker has changed the session's; raises what went wrong there."""
         if not isinstance(outcome, Outcome):
             raise LongMemError(KILLED)
@@ -176,7 +181,7 @@ class ZeroGpu:
         if outcome.error is not None:
             raise outcome.error
         if outcome.is_late:
-            getattr(session, job.stop).set()
+            stop.set()
             raise LongMemError(OVER.format(job.seconds))
 
     def _file_of(self, bank: MemoryBank) -> tuple[str, tuple]:
@@ -202,17 +207,19 @@ class ZeroGpu:
     def _work(self, job: Job) -> Iterator[bytes]:
         deadline = time.monotonic() + USABLE * job.seconds
         session = changed = error = None
-        ended, late = threading.Event(), threading.Event()
+        stop, ended, late = threading.Event(), threading.Event(), threading.Event()
         try:
             model = self._model.to(self._device).with_retrieval(
                 chunk_size=job.retrieval[0], retrieved_tokens=job.retrieval[1]
             )
             session = Session("", self._bank_of(job), **job.state)
             before = session.bank, _version(session.bank)
-            watched = (self._flag(job), getattr(session, job.stop), deadline, ended, late)
+            watched = (self._flag(job), stop, deadline, ended, late)
             threading.Thread(target=_watch, args=watched, daemon=True).start()
-            given = job.work(model, session, *job.arguments)
-            yield from map(pickle.dumps, given if isinstance(given, Iterator) else [given])
+            if job.can_stop:
+                yield from map(pickle.dumps, job.work(model, session, *job.arguments, stop=stop))
+            else:
+                yield pickle.dumps(job.work(model, session, *job.arguments))
         except Exception as raised:
             error = _picklable(raised)
         finally:

@@ -95,7 +95,7 @@ function layerTabs(item) {
     type: "button", role: "tab", id: `lm-layer-${entry.layer}`, "aria-selected": String(entry.layer === state.layer),
     tabindex: entry.layer === state.layer ? "0" : "-1", onclick: () => choose(state.step, entry.layer, true),
   }, `layer ${entry.layer}`, make("span", { class: "lm-gate", "aria-hidden": "true" }, make("i", { style: { width: `${100 * entry.gate}%` } })),
-  make("small", {}, `gate ${percent(entry.gate)}`)));
+  make("small", {}, `${run().share} ${percent(entry.gate)}`)));
   return make("div", {},
     make("div", { class: "lm-layers", role: "tablist", "aria-label": "Memory layers" }, ...tabs), switches());
 }
@@ -147,8 +147,9 @@ function draw() {
     : layer.passages.length ? [make("ol", { class: "lm-passages" }, ...layer.passages.map(passage))]
     : [make("p", { class: "lm-quiet" }, "Nothing was retrieved: memory was empty, or nothing stands before this place.")];
   const focused = element.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") ?? document.activeElement.id : null;
-  element.replaceChildren(header(item), numbers(item), layerTabs(item), ...body,
-    make("p", { class: "lm-quiet lm-fine" }, "Weight is attention times gate, averaged over the layer's heads: where it looked. What that changed is another question: effect, and “without it”, are measured by running the model again."));
+  const method = run().method ? [make("p", {}, make("span", { class: "lm-method-badge" }, run().method))] : [];
+  element.replaceChildren(header(item), ...method, numbers(item), layerTabs(item), ...body,
+    make("p", { class: "lm-quiet lm-fine" }, `Weight is attention times ${run().share}, averaged over the layer's heads: where it looked. What that changed is another question: effect, and “without it”, are measured by running the model again.`));
   if (focused) [...element.querySelectorAll("[aria-label], [id]")].find((node) => node.getAttribute("aria-label") === focused || node.id === focused)?.focus();
 }
 

@@ -21,7 +21,11 @@ from longmem.row_memory import Sources
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a model. `sources` names, for every SideNet layer, the backbone layer that it was copied from."""
+    """The sizes of a model.
+
+    `sources` names, for every SideNet layer, the backbone layer that it was copied from. A model without a SideNet runs
+    the layers from the first of `sources` on a second time, with memory, on the backbone's own weights.
+    """
 
     family: str
     layers: int
@@ -44,19 +48,25 @@ class ModelShape:
     shares_embeddings: bool
     frozen_parameters: int
     trained_parameters: int
+    has_sidenet: bool = True
 
     @property
     def side_layers(self) -> int:
         return len(self.sources)
 
     @property
-    def retrieved_chunks(self) -> int:
-        return self.retrieved_tokens // self.chunk_size
+    def first(self) -> int:
+        """The backbone layer beside which the second network begins."""
+        return 0 if self.has_sidenet else self.sources[0]
 
     @property
     def memory_of(self) -> dict[int, int]:
-        """SideNet layer -> the memory layer that it retrieves from."""
-        return {layer // self.layer_reduction_factor: layer for layer in self.memory_layers}
+        """Layer of the second network -> the memory layer that it retrieves from."""
+        return {(layer - self.first) // self.layer_reduction_factor: layer for layer in self.memory_layers}
+
+    @property
+    def retrieved_chunks(self) -> int:
+        return self.retrieved_tokens // self.chunk_size
 
     @property
     def numbers_per_token(self) -> int:
@@ -68,7 +78,7 @@ def shape_of(model: LongMemForCausalLM) -> ModelShape:
     """The sizes of this model, read from the model itself."""
     config, embeddings = model.config, model.get_input_embeddings().weight
     names = ("layer_reduction_factor", "window", "chunk_size", "retrieved_tokens", "memory_size", "chunk_key", "gate")
-    side_layers = len(model.sidenet.layers)
+    trained = model.sidenet.parameters() if model.has_sidenet else ()
     return ModelShape(
         family=model.backbone.causal_lm.config.model_type,
         layers=len(model.backbone.layers),
@@ -78,12 +88,13 @@ def shape_of(model: LongMemForCausalLM) -> ModelShape:
         kv_heads=model.kv_heads,
         head_dim=model.head_dim,
         memory_layers=tuple(config.memory_layers),
-        sources=tuple(config.source_layer(i) for i in range(side_layers)),
+        sources=model.sidenet.sources,
+        has_sidenet=model.has_sidenet,
         position=model.backbone.family.position,
         read_overlap=config.read_overlap,
         shares_embeddings=model.backbone.head.weight is embeddings,
         frozen_parameters=sum(parameter.numel() for parameter in model.backbone.parameters()),
-        trained_parameters=sum(parameter.numel() for parameter in model.sidenet.parameters()),
+        trained_parameters=sum(parameter.numel() for parameter in trained),
         **{name: getattr(config, name) for name in names},
     )
 
@@ -133,7 +144,8 @@ class Likeliest:
 class Anatomy:
     """One pass over some tokens. `side_TE` is the SideNet's last state after its norm: what the head reads.
 
-    likeliest: what comes next by "backbone", "empty_bank" (the SideNet without memory) and "longmem".
+    likeliest: what comes next by "backbone", "empty_bank" (the SideNet without memory, where there is one) and
+    "longmem" (with memory).
     """
 
     token_ids: list[int]
@@ -175,20 +187,20 @@ def dissect(
     """
     _check(model, token_ids, memory)
     ids_BT = torch.tensor([list(token_ids)], device=model.device)
-    states = model.backbone(ids_BT)
+    states = model.read_window(ids_BT)
     sources, notes = Sources(model.config.retrieved_chunks, memory, exclude=exclude), _Notes()
-    sidenet, side_BTE, side = model.sidenet, states.hidden[0].float(), []
-    with recalling(sources, notes) as taps:
+    sidenet, side = model.sidenet, []
+    side_BTE = sidenet.start(states).float()
+    with sidenet.running(states), recalling(sources, notes) as taps:
         for index in range(len(sidenet.layers)):
             change_BTE, residual_BTE = sidenet.step(index, side_BTE, states)
             side_BTE = side_BTE + change_BTE + residual_BTE
             side.append(SideLayerPass(_lengths(change_BTE), _lengths(residual_BTE)))
     last_BTE = sidenet.norm(side_BTE.to(sidenet.norm.weight.dtype))
-    logits = {
-        "backbone": model.backbone.logits(states),
-        "empty_bank": model.backbone.head(sidenet(states)),
-        "longmem": model.backbone.head(last_BTE),
-    }
+    logits = {"backbone": model.backbone.logits(states)}
+    if model.has_sidenet:
+        logits["empty_bank"] = model.backbone.head(sidenet(states))
+    logits["longmem"] = model.backbone.head(last_BTE)
     return Anatomy(
         token_ids=list(token_ids),
         memory={layer: _memory_layer(model, layer, states.qkv[layer], taps, notes) for layer in notes.seen},
@@ -236,7 +248,8 @@ def _check(model: LongMemForCausalLM, token_ids: Sequence[int], memory: MemoryBa
 
 def _memory_layer(model: LongMemForCausalLM, layer: int, qkv: tuple, taps, notes: _Notes) -> MemoryLayerPass:
     retrieval, weights_BHTK, gate_BHT = notes.seen[layer]
-    attention = model.backbone.attention(model.sidenet.layers[model.config.side_layer(layer)])
+    index = next(i for i, b in model.sidenet.memory_of.items() if b == layer)
+    attention = model.backbone.attention(model.sidenet.layers[index])
     queries_BHTD = model.backbone.family.split(attention, taps.projected[layer])[0]
     n_chunks = retrieval.chunks_BHTC.shape[-1]
     memory_BHTD = torch.einsum("bhtk,bhtkd->bhtd", weights_BHTK, retrieval.values_BHTKD.float())

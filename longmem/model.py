@@ -21,7 +21,7 @@ from transformers import (
 from transformers.generation.configuration_utils import GenerationConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from longmem.backbone import Backbone, Family, family_of
+from longmem.backbone import Backbone, BackboneStates, Family, family_of
 from longmem.cache import MemoryCache
 from longmem.config import LongMemConfig
 from longmem.documents import Segment
@@ -43,6 +43,8 @@ class LongMemForCausalLM(ModelFiles, ReadsDocuments, PreTrainedModel, Generation
     base_model_prefix = "longmem"
     _supports_sdpa = True
     main_input_name = "input_ids"
+    label = ""  # what is to stand beside everything that a model gives which is not LongMem
+    has_sidenet = True
 
     def __init__(self, config: LongMemConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
@@ -133,6 +135,10 @@ class LongMemForCausalLM(ModelFiles, ReadsDocuments, PreTrainedModel, Generation
             memory.add(document, keys_LGTD, values_LGTD, None if spans is None else spans[part.start : part.end])
 
     # Running -----------------------------------------------------------------------------------------------------
+
+    def read_window(self, ids_BT: Tensor) -> BackboneStates:
+        """What the backbone makes of at most a window, as the second network takes it."""
+        return self.backbone(ids_BT)
 
     def forward(
         self,

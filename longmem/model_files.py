@@ -156,6 +156,8 @@ def _default_window(config: Any, chunk_size: int) -> int:
 def _load_tokenizer(path: str) -> PreTrainedTokenizerFast | None:
     """The tokenizer saved with a model, if there is one."""
     try:
-        return AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError):
         return None
+    # For some families transformers makes one without a word where there is none.
+    return tokenizer if tokenizer("a", add_special_tokens=False)["input_ids"] else None

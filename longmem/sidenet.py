@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, H query heads, K retrieved tokens, D head dimension, 
 """
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +29,10 @@ class SideNet(nn.Module):
         super().__init__()
         self.config, self.family = config, family
         r, L = config.layer_reduction_factor, len(layers)
-        sources = [layers[config.source_layer(i)] for i in range(L // r)]
+        self.sources = tuple(config.source_layer(i) for i in range(L // r))
         rank = config.sidenet_rank
-        self.layers = nn.ModuleList(copy.deepcopy(s) if rank is None else borrow_layer(s, rank) for s in sources)
+        copied = [layers[b] for b in self.sources]
+        self.layers = nn.ModuleList(copy.deepcopy(s) if rank is None else borrow_layer(s, rank) for s in copied)
         self.norm = copy.deepcopy(norm)
         self.memory_of = {config.side_layer(b): b for b in config.memory_layers}
         self.gates = nn.ModuleDict()
@@ -72,12 +74,20 @@ class SideNet(nn.Module):
         self, states: BackboneStates, sources: Sources | None = None, recorder: Recorder | None = None
     ) -> Tensor:
         """Returns S^(L/r) after the final norm [B, T, E]. The running sum is kept in fp32."""
-        side_BTE = states.hidden[0].float()
+        side_BTE = self.start(states).float()
         with recalling(sources, recorder):
             for i in range(len(self.layers)):
                 change_BTE, residual_BTE = self.step(i, side_BTE, states)
                 side_BTE = side_BTE + change_BTE + residual_BTE
         return self.norm(side_BTE.to(self.norm.weight.dtype))
+
+    def start(self, states: BackboneStates) -> Tensor:
+        """S^0: the states [B, T, E] that the first layer takes."""
+        return states.hidden[0]
+
+    def running(self, states: BackboneStates) -> AbstractContextManager:
+        """Within it layers may run by `step`; these need nothing for it."""
+        return nullcontext()
 
     def step(self, index: int, side_BTE: Tensor, states: BackboneStates) -> tuple[Tensor, Tensor]:
         """What layer `index` adds to the running sum, both in fp32: its own change f(S) - S, and the residual."""

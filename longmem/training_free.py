@@ -15,7 +15,7 @@ D head dimension, E hidden size.
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from longmem.retrieval import Retrieval
 from longmem.row_memory import Sources
 from longmem.sidenet import Recorder
 
+LABEL = "training-free: not LongMem"
 METHOD = "training-free kNN attention (not LongMem: no SideNet, nothing trained)"
 
 _WINDOW: ContextVar[MemoryCache] = ContextVar("longmem_window")
@@ -81,6 +82,8 @@ class UpperLayers(nn.Module):
     def __init__(self, config: LongMemConfig, layers: nn.ModuleList, norm: nn.Module, family: Family) -> None:
         super().__init__()
         self.first = min(config.memory_layers)
+        self.sources = tuple(range(self.first, len(layers)))
+        self.memory_of = {b - self.first: b for b in config.memory_layers}
         self.layers = nn.ModuleList(_with_the_same_weights(layer) for layer in layers[self.first :])
         self.norm = _with_the_same_weights(norm)
         for i, layer in enumerate(self.layers):
@@ -93,13 +96,30 @@ class UpperLayers(nn.Module):
         self, states: BackboneStates, sources: Sources | None = None, recorder: Recorder | None = None
     ) -> Tensor:
         """Returns the last hidden states after the final norm [B, T, E]."""
-        hidden_BTE = states.hidden[self.first]
-        with _in_window(_cache_of(states, self.first)), recalling(sources, recorder):
-            for i, layer in enumerate(self.layers):
-                positional, named = states.arguments[self.first + i]
-                output = layer(hidden_BTE, *positional, **named)
-                hidden_BTE = output[0] if isinstance(output, tuple) else output
+        hidden_BTE = self.start(states)
+        with self.running(states), recalling(sources, recorder):
+            for i in range(len(self.layers)):
+                hidden_BTE = self._layer(i, hidden_BTE, states)
         return self.norm(hidden_BTE)
+
+    def start(self, states: BackboneStates) -> Tensor:
+        """The states [B, T, E] that the first of these layers takes."""
+        return states.hidden[self.first]
+
+    def running(self, states: BackboneStates) -> AbstractContextManager:
+        """Within it layers may run: they find the window that the backbone's pass has filled."""
+        return _in_window(_cache_of(states, self.first))
+
+    def step(self, index: int, hidden_BTE: Tensor, states: BackboneStates) -> tuple[Tensor, Tensor]:
+        """As `SideNet.step`: what layer `index` adds, in fp32, and no residual."""
+        entering_BTE = hidden_BTE.to(self.norm.weight.dtype)
+        change_BTE = (self._layer(index, entering_BTE, states) - entering_BTE).float()
+        return change_BTE, torch.zeros_like(change_BTE)
+
+    def _layer(self, index: int, hidden_BTE: Tensor, states: BackboneStates) -> Tensor:
+        positional, named = states.arguments[self.first + index]
+        output = self.layers[index](hidden_BTE, *positional, **named)
+        return output[0] if isinstance(output, tuple) else output
 
 
 def _cache_of(states: BackboneStates, layer: int) -> MemoryCache:
@@ -119,6 +139,9 @@ class TrainingFreeMemory(LongMemForCausalLM):
     It reads, generates (by transformers' own `generate`), scores and traces as `LongMemForCausalLM` does, over texts of
     any length, and its banks are those of a LongMem model of the same backbone and memory layers.
     """
+
+    label = LABEL
+    has_sidenet = False
 
     @classmethod
     def from_backbone(
@@ -170,6 +193,16 @@ class TrainingFreeMemory(LongMemForCausalLM):
         self, config: LongMemConfig, layers: nn.ModuleList, norm: nn.Module, family: Family
     ) -> nn.Module:
         return UpperLayers(config, layers, norm, family)
+
+    def read_window(self, ids_BT: Tensor) -> BackboneStates:
+        """Through a cache, where the second pass finds the window's keys."""
+        cache = self.new_cache()
+        valid_BT = torch.ones_like(ids_BT, dtype=torch.bool)
+        positions_BT = cache.begin_block(ids_BT, valid_BT)
+        states = self.backbone(ids_BT, position_ids_BT=positions_BT, cache=cache)
+        for layer, (_, k_BGTD, v_BGTD) in states.qkv.items():
+            cache.keep_position_free(layer, k_BGTD, v_BGTD)
+        return states
 
     def _one_window(
         self, ids_BT: Tensor, attention_mask: Tensor | None, sources: Sources, recorder: Recorder | None

@@ -40,6 +40,7 @@ from tests.hostile_files import CANARY, Written
 from tests.made_runs import CELLS, HOSTILE, run_by_hand, studio_with_a_run
 
 LIMITS = confined.Limits(seconds=3, address_bytes=512 * 2**20)
+CLOCK = 60  # times as long by the clock: what else runs on the machine decides nothing here
 MOST_SECONDS = LIMITS.seconds + 4  # of a processor, the start of a process and all that is not parsed apart with it
 MOST_MIB = 700  # by which the program itself may grow, besides the process that parses
 ROOT = Path(__file__).parent.parent
@@ -165,6 +166,8 @@ def exports() -> Iterator[Attempt]:
         cells = [cell for row in csv.reader(io.StringIO(data, newline="")) for cell in row]
         texts = [cell for cell in cells if not re.fullmatch(r"-?[\d.e+-]+|", cell)]
         assert not [cell for cell in texts if cell.startswith(FORMULA_BEGINNINGS)], "a cell is a formula"
+        parted = [part.lstrip(' "') for cell in texts for part in re.split(r"[;|\t\r\n]", cell)[1:]]
+        assert not [part for part in parted if part.startswith(tuple("=+-@"))], "a part of a cell is a formula"
         return ""
 
     def as_report(word: str) -> str:
@@ -179,7 +182,8 @@ def exports() -> Iterator[Attempt]:
         assert re.fullmatch(r"longmem-run-\d+-[\w.-]+", name), "a visitor's word is in the name of a file"
         return ""
 
-    formulas = [*(cell for cell in CELLS if cell.startswith(FORMULA_BEGINNINGS)), '=HYPERLINK("http://x")', "@x|'y'!A0"]
+    formulas = [cell for cell in CELLS if cell.startswith(FORMULA_BEGINNINGS) or re.search(r"[;|\t\n]", cell)]
+    formulas += ['=HYPERLINK("http://x")', "@x|'y'!A0"]
     for word in formulas:
         yield Attempt("export", f"CSV of {word!r}", lambda word=word: as_csv(word))
     for word in (HOSTILE, "<script>pwned()</script>", "</script><svg/onload=pwned()>", "<img src=x onerror=pwned()>"):
@@ -221,14 +225,14 @@ def requests(trap: Trap) -> Iterator[Attempt]:
     def ask(path: str) -> str:
         answer = httpx.get(f"{url}gradio_api/file={path}", timeout=20, follow_redirects=False)
         assert answer.status_code in (400, 401, 403, 404, 414), f"answered {answer.status_code}"
-        return f"{answer.status_code} {answer.text[:80]}"
+        return f"{answer.status_code} {anywhere(answer.text, trap)[:80]}"
 
     def give_path(path: str) -> str:
         file = {"path": path, "meta": {"_type": "gradio.FileData"}}
         called = httpx.post(f"{url}gradio_api/call/load_documents", json={"data": [[file], [], ""]}, timeout=20)
         events = httpx.get(f"{url}gradio_api/call/load_documents/{called.json()['event_id']}", timeout=20).text
         assert "event: error" in events, "a file of the server was read"
-        return events[:80]
+        return anywhere(events, trap)[:80]
 
     def upload(name: str) -> str:
         answer = httpx.post(f"{url}gradio_api/upload", files={"files": (name, b"harmless")}, timeout=20)
@@ -240,9 +244,9 @@ def requests(trap: Trap) -> Iterator[Attempt]:
 
     try:
         for path in wanted:
-            yield Attempt("request", f"the file {path[:60]}", lambda path=path: ask(path))
+            yield Attempt("request", f"the file {anywhere(path, trap)[:60]}", lambda path=path: ask(path))
         for path in wanted[:11]:
-            yield Attempt("request", f"the document {path[:60]}", lambda path=path: give_path(path))
+            yield Attempt("request", f"the document {anywhere(path, trap)[:60]}", lambda path=path: give_path(path))
         for name in ("../../evil.txt", "/tmp/evil.txt", "a" * 3000 + ".txt", "<script>.txt", "..\\evil.txt", ".."):
             yield Attempt("request", f"an upload named {name[:30]}", lambda name=name: upload(name))
     finally:
@@ -284,8 +288,8 @@ def try_out(attempt: Attempt, trap: Trap, work: Path) -> Outcome:
     seconds, mib = _processor() - began, _resident() - before
     clock = time.monotonic() - clock
     shutil.rmtree(work)
-    said, title = (_anywhere(words, trap) for words in (" ".join(message.split()), attempt.title))
-    harm = harm or trap.harm(message)
+    said, title = (anywhere(words, trap) for words in (" ".join(message.split()), attempt.title))
+    harm = anywhere(harm, trap) or trap.harm(message)
     if not harm and seconds > MOST_SECONDS:
         harm = f"it took {seconds:.1f} s"
     if not harm and mib > MOST_MIB:
@@ -295,8 +299,8 @@ def try_out(attempt: Attempt, trap: Trap, work: Path) -> Outcome:
     return Outcome(attempt.kind, title, said, round(seconds, 2), round(clock, 2), round(max(0.0, mib)), harm)
 
 
-def _anywhere(words: str, trap: Trap) -> str:
-    """Words without what is of this machine and this run."""
+def anywhere(words: str, trap: Trap) -> str:
+    """Words without what is of this machine and this run. Before they are cut: half a path would stay."""
     for own, shown in ((str(trap.folder), "FOLDER"), (str(ROOT), "ROOT"), (f":{trap.port}", ":PORT")):
         words = words.replace(own, shown)
     return words
@@ -318,11 +322,12 @@ def _resident(reset: bool = False) -> float:
 
 @contextmanager
 def tight_limits() -> Iterator[None]:
-    kept, confined.LIMITS = confined.LIMITS, LIMITS
+    kept = confined.LIMITS, confined.CLOCK
+    confined.LIMITS, confined.CLOCK = LIMITS, CLOCK
     try:
         yield
     finally:
-        confined.LIMITS = kept
+        confined.LIMITS, confined.CLOCK = kept
 
 
 def run_all(*, sample: bool = False) -> list[Outcome]:

@@ -130,6 +130,7 @@ def crowd(url: str, store: SessionStore, visitors: int) -> dict:
     while len(store) and time.monotonic() < end:
         time.sleep(0.2)
     writers = [thread.name for thread in threading.enumerate() if thread.name in ("longmem-write", "longmem-generate")]
+    gc.collect()  # what nobody holds any more is not left
     return {
         "visitors": visitors,
         "problems": [f"visitor {visit.number}: {problem}" for visit in visits for problem in visit.problems],

@@ -9,6 +9,7 @@ import pytest
 from app import inspection
 from app.bundle import LoadView, bundle_name, load_bundle, write_bundle
 from app.handlers import Studio
+from app.turns import Work
 from longmem.memory_archive import DESCRIPTION, read_archive, write_archive
 from tests.made_runs import PROMPT, SETTINGS, STORY, studio_with_a_run
 
@@ -198,7 +199,7 @@ def test_a_stopped_reading_keeps_what_was_read_and_shows_the_run(studio, path):
     views = load_bundle(studio, "you", path)
     for view in views:
         if "second" in view.memory.status:
-            studio.stop_reading("you")
+            studio.stop("you", Work.READING)
     assert "Stopped" in view.memory.status
     assert view.payload is not None
     assert not studio.store.get("you").is_busy

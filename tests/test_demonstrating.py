@@ -11,6 +11,7 @@ from app.demonstration_files import SAMPLE, SAMPLE_TEST, SAMPLE_TEXT, Source, in
 from app.handlers import Studio
 from app.reading import SampleShelf
 from app.session import SessionStore
+from app.turns import Work
 from longmem.demonstrations import Demonstration, DemonstrationSet, Template, read_demonstrations
 from longmem.errors import DemonstrationError, LongMemError
 
@@ -161,7 +162,7 @@ def test_more_demonstrations_than_memory_holds_push_the_oldest_out_and_that_is_s
 def test_stopping_a_reading_keeps_what_was_read_and_says_what_was_not(studio, tmp_path):
     views = demonstrating.read_demonstrations(studio, "me", write(tmp_path, rows(300)))
     next(views)
-    studio.stop_reading("me")
+    studio.stop("me", Work.EXAMPLES)
     assert "Stopped" in last(views).status
     said = demonstrating.about_memory(studio, "me", 0)
     assert "were not read" in said
@@ -286,12 +287,12 @@ def test_a_stop_keeps_what_was_measured(studio, tmp_path):
     for view in views:
         if "20 in memory (2 of 3): classifying" in view.status and "16 of 40" in view.status:
             break
-    studio.stop_generating("me")
+    studio.stop("me", Work.EVALUATING)
     view = last(views)
     assert "Stopped" in view.status
     assert [(size["in_memory"], size["n"]) for size in view.result["by_size"]] == [(0, 40), (20, 16)]
-    studio.prepare_run("me")
-    studio.stop_generating("me")
+    studio.prepare("me", Work.EVALUATING)
+    studio.stop("me", Work.EVALUATING)
     assert "before anything was measured" in last(demonstrating.evaluate(studio, "me", 0, test)).status
 
 

@@ -275,8 +275,9 @@ def test_a_visitor_who_leaves_ends_the_run_and_its_thread(experiments, tiny_mode
     views = experiments.run(KEY, "staleness", wish("staleness"))
     next(views)
     session = experiments.studio.store.get(KEY)
+    (stop,) = session.stops._running["staleness"]
     experiments.studio.leave(KEY)
-    assert session.stop_measuring["staleness"].is_set()
+    assert stop.is_set()
     views.close()
     assert "longmem-measure" not in {thread.name for thread in threading.enumerate()}
     assert not session.is_busy

@@ -145,7 +145,7 @@ def test_a_run_that_retrieved_nothing_has_a_report():
     silent = Run(2, Recipe("scored", "p"), run.tokens, *parts, {})
     page = Reader(build_report(silent, ABOUT).data.decode())
     assert "Memory was empty." in page.text
-    assert "No gates here" in build_report(silent, ABOUT).data.decode()
+    assert "Nothing was taken from memory here" in build_report(silent, ABOUT).data.decode()
     nothing = Run(3, Recipe("scored", "p"), run.tokens.iloc[:0], *parts, {})
     assert "0 tokens" in Reader(build_report(nothing, ABOUT).data.decode()).text
 

@@ -1,8 +1,10 @@
 """Exported tables: the numbers of the screen, to the last bit, and cells that no spreadsheet computes."""
 
 import io
+import itertools
 import json
 import math
+import re
 import zipfile
 
 import numpy as np
@@ -110,7 +112,16 @@ def test_exported_numbers_are_those_of_the_charts(run):
 def test_a_guarded_cell_is_text_and_gives_its_text_back(text):
     cell = spreadsheet_cell(text)
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝"))
+    assert not re.search(r'[;|\t\r\n][ "]*[=+@＝-]', cell)  # where it may be parted
     assert plain_cell(cell) == text
+
+
+def test_every_text_of_few_signs_comes_back_and_no_part_of_it_is_computed():
+    for length in range(6):
+        for signs in itertools.product("a'=;\t\" ", repeat=length):
+            cell = spreadsheet_cell(text := "".join(signs))
+            assert plain_cell(cell) == text
+            assert not any(part.lstrip(' "').startswith("=") for part in re.split(r"[;\t]", cell)), text
 
 
 def test_hostile_cells_come_back_and_are_guarded_in_csv_only():

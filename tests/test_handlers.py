@@ -18,6 +18,7 @@ from app.session import SessionStore
 from app.settings import MemorySettings, Place
 from app.source_handlers import SourceHandlers
 from app.switches import Switches
+from app.turns import Work
 from app.what_if import again
 from app.what_if_markup import comparison
 from longmem import kept_index
@@ -121,7 +122,7 @@ def test_empty_text_is_an_error_in_words(opened):
 def test_stopping_a_reading_keeps_what_was_read(opened):
     views = opened.read_text("me", "long", STORY * 30)
     next(views)
-    opened.stop_reading("me")
+    opened.stop("me", Work.READING)
     view = last(views)
     assert "Stopped" in view.status
     assert 0 < bank(opened).documents[1].n_tokens < len(STORY) * 30 / 8
@@ -129,8 +130,8 @@ def test_stopping_a_reading_keeps_what_was_read(opened):
 
 
 def test_a_stop_while_waiting_for_the_model_reads_nothing(opened):
-    opened.prepare_reading("me")
-    opened.stop_reading("me")
+    opened.prepare("me", Work.READING)
+    opened.stop("me", Work.READING)
     assert "Stopped" in last(opened.read_text("me", "late", STORY)).status
     assert len(bank(opened).documents) == 1
 
@@ -263,7 +264,7 @@ def test_stopping_ends_both_texts_and_keeps_them(opened):
     views = opened.generate("me", "The keeper", {**SETTINGS, "max_new_tokens": 200})
     for _ in range(4):
         next(views)
-    opened.stop_generating("me")
+    opened.stop("me", Work.GENERATING)
     view = last(views)
     assert "Stopped" in view.status
     steps = len(opened.store.get("me").run.tokens)
@@ -273,11 +274,23 @@ def test_stopping_ends_both_texts_and_keeps_them(opened):
 
 
 def test_a_stop_before_the_first_token_still_ends_well(opened):
-    opened.prepare_run("me")
-    opened.stop_generating("me")
+    opened.prepare("me", Work.GENERATING)
+    opened.stop("me", Work.GENERATING)
     view = last(opened.generate("me", "The keeper", SETTINGS))
     assert "Stopped" in view.status
     assert not view.busy
+
+
+def test_a_stop_ends_what_it_was_pressed_for_whatever_waits(opened):
+    views = opened.generate("me", "The keeper", {**SETTINGS, "max_new_tokens": 200})
+    for _ in range(4):
+        next(views)
+    opened.prepare("me", Work.SCORING)
+    opened.prepare("me", Work.GENERATING)  # another text, by Enter in the prompt
+    opened.stop("me", Work.GENERATING)
+    assert "Stopped" in last(views).status
+    assert len(list(opened.score_onward("me", Place(0, 0.5), 30))[-1].along) > 1
+    assert "Done" in last(opened.generate("me", "The keeper", SETTINGS)).status
 
 
 def test_leaving_in_the_middle_of_a_generation_frees_the_bank(opened):
@@ -311,7 +324,7 @@ def test_an_empty_prompt_is_said(opened):
 
 
 def test_an_error_of_ours_is_logged_and_the_session_lives_on(opened, monkeypatch, caplog):
-    def broken(*args: object) -> None:
+    def broken(*args: object, stop: object) -> None:
         raise RuntimeError("secret path")
 
     monkeypatch.setattr("app.run_handlers.generate_pair", broken)
@@ -480,7 +493,7 @@ def test_reading_again_that_is_stopped_leaves_memory_as_it_was(opened):
     before = bank(opened)
     views = opened.set_memory("me", MEMORY | {"chunk_size": 8})
     next(views)
-    opened.stop_reading("me")
+    opened.stop("me", Work.READING)
     view = last(views)
     assert "as it was before" in view.status
     assert bank(opened) is before
@@ -553,12 +566,12 @@ def test_a_document_is_scored_page_after_page_to_its_end(opened, tiny_model):
 
 
 def test_scoring_on_can_be_stopped_after_a_page_and_keeps_what_it_has(opened):
-    opened.prepare_run("me")
+    opened.prepare("me", Work.SCORING)
     views = []
     for view in opened.score_onward("me", Place(0, 0.3), 30):
         views.append(view)
         if len(view.along) == 2:
-            opened.stop_generating("me")
+            opened.stop("me", Work.SCORING)
     assert len(views[-1].along) == 2
     assert "Stopped: perplexity over 60 tokens" in views[-1].words
     assert len(opened.store.get("me").run.tokens) == 30
@@ -595,7 +608,9 @@ def test_a_run_again_without_a_layer_is_the_score_and_the_text_without_it(opened
     assert not view.busy
     assert "layer 1, layer 3" in view.result
     assert f"«{run.tokens.token[2].strip()}»" in view.result
-    found = list(again(tiny_model, opened.store.get("me"), run, opened.store.get("me").switches, 2))[-1]
+    found = list(
+        again(tiny_model, opened.store.get("me"), run, opened.store.get("me").switches, 2, stop=threading.Event())
+    )[-1]
     assert [t.logprob_off for t in found.tokens] == pytest.approx(run.tokens.logprob_empty[2:].tolist(), abs=1e-4)
     assert [t.text for t in found.written][: len(run.tokens)] != []
     assert opened.all_on("me").result == ""
@@ -606,7 +621,7 @@ def test_a_run_again_is_stopped_and_keeps_what_it_has_until_everything_is_on(ope
     opened.toggle("me", "layers", [1])
     views = opened.run_again("me")
     next(views)
-    opened.stop_generating("me")
+    opened.stop("me", Work.AGAIN)
     assert "Stopped here." in last(views).result
     views = opened.run_again("me")
     next(views)
@@ -618,7 +633,9 @@ def test_a_run_again_with_nothing_that_matters_off_writes_the_same_text(opened, 
     list(opened.generate("me", "The keeper", SETTINGS))
     session = opened.store.get("me")
     unseen = {c.id for c in session.bank.chunks()} - set(session.run.trace.chunk)
-    found = list(again(tiny_model, session, session.run, Switches(chunks=frozenset(list(unseen)[:1])), 1))[-1]
+    found = list(
+        again(tiny_model, session, session.run, Switches(chunks=frozenset(list(unseen)[:1])), 1, stop=threading.Event())
+    )[-1]
     assert [t.token_id for t in found.written] == session.run.tokens.token_id[1:].tolist()
     assert found.parting is None
 
@@ -666,7 +683,9 @@ def test_a_text_that_ends_elsewhere_is_not_called_the_same(opened, tiny_model):
     list(opened.generate("me", "The keeper", SETTINGS))
     session = opened.store.get("me")
     unseen = {c.id for c in session.bank.chunks()} - set(session.run.trace.chunk)
-    found = list(again(tiny_model, session, session.run, Switches(chunks=frozenset(list(unseen)[:1])), 1))[-1]
+    found = list(
+        again(tiny_model, session, session.run, Switches(chunks=frozenset(list(unseen)[:1])), 1, stop=threading.Event())
+    )[-1]
     assert "The same text is written." in comparison(found)
     found.written.append(found.written[-1])
     assert "The same text as far as both go; here it is 1 token longer." in comparison(found)
@@ -674,11 +693,22 @@ def test_a_text_that_ends_elsewhere_is_not_called_the_same(opened, tiny_model):
 
 def test_a_change_that_is_stopped_while_it_waits_changes_nothing(opened):
     before = {i: record.text for i, record in opened.store.get("me").bank.documents.items()}
-    opened.prepare_reading("me")
-    opened.stop_reading("me")
+    opened.prepare("me", Work.READING)
+    opened.stop("me", Work.READING)
     view = last(opened.change_document("me", Place(0, 0.5), "purse", "ledger"))
-    assert "is as it was" in view.notice
+    assert "is as it was" in view.status
     assert {i: record.text for i, record in opened.store.get("me").bank.documents.items()} == before
+
+
+def test_a_change_that_is_stopped_while_it_is_read_changes_nothing(opened):
+    list(opened.read_text("me", "long", STORY * 30))
+    before, version = bank(opened), bank(opened).version
+    views = opened.change_document("me", Place(1, 0.5), "purse", "ledger")
+    next(views)
+    opened.stop("me", Work.READING)
+    assert "Stopped: long is as it was." in last(views).status
+    assert bank(opened) is before
+    assert before.version == version
 
 
 def test_after_memory_has_changed_nothing_can_be_switched_off(opened):

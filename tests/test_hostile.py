@@ -4,11 +4,15 @@ Here a sample of those that take a while; `python -m tests.hostile` tries all, a
 """
 
 import json
+import re
+import sys
+import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from tests.hostile import Outcome, run_all
+from tests.hostile import ROOT, Outcome, run_all
 
 RECORD = Path(__file__).parent.parent / "assets" / "results" / "hostile-inputs.json"
 
@@ -39,3 +43,12 @@ def test_refusals_say_different_things(recorded):
     """A sentence of its own for what has a cause of its own, not one for all."""
     for kind, least in (("text", 5), ("PDF", 2), ("EPUB", 5), ("DOCX", 3), ("examples", 8), ("memory file", 25)):
         assert len({row["message"] for row in recorded if row["kind"] == kind and row["message"]}) >= least, kind
+
+
+def test_no_record_holds_a_path_of_the_machine_that_made_it(outcomes, recorded):
+    """Not of the checkout, nor of Python, nor of the folder that the run was made in."""
+    made_here = json.dumps([asdict(outcome) for outcome in outcomes])
+    for own in (str(ROOT), sys.prefix, f"{tempfile.gettempdir()}/tmp"):
+        assert own not in made_here
+    places = {word for row in recorded for word in re.findall(r"/(?:home|root|work|Users|tmp)/[^\s\"']*", str(row))}
+    assert places <= {"/tmp/evil.txt"}

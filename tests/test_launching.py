@@ -8,14 +8,14 @@ from app.launching import BUNDLED, Launch, parse
 
 
 def test_without_options_everything_is_as_it_was():
-    assert parse([], {}) == Launch(BUNDLED, False, None, 64 * 2**20, 4 * 2**30)
+    assert parse([], {}) == Launch(BUNDLED, False, False, None, 64 * 2**20, 4 * 2**30)
     assert (Path(BUNDLED) / "config.json").exists()
 
 
 def test_options_say_what_they_say():
     sizes = ["--max-file-size", "20mb", "--max-memory", "1.5 GB", "--memory-size", "16,384"]
     chosen = parse(["--model", "m", "--auth", "ann:pass:word", *sizes], {})
-    assert chosen == Launch("m", False, ("ann", "pass:word"), 20 * 2**20, 3 * 2**29, 16_384)
+    assert chosen == Launch("m", False, False, ("ann", "pass:word"), 20 * 2**20, 3 * 2**29, 16_384)
 
 
 def test_the_environment_says_the_same_and_options_come_first():
@@ -26,7 +26,7 @@ def test_the_environment_says_the_same_and_options_come_first():
         "LONGMEM_MAX_MEMORY": "",
         "LONGMEM_MEMORY_SIZE": "1024",
     }
-    assert parse([], environment) == Launch("e", False, ("a", "b"), 2**20, 4 * 2**30, 1024)
+    assert parse([], environment) == Launch("e", False, False, ("a", "b"), 2**20, 4 * 2**30, 1024)
     assert parse(["--auth", "c:d"], environment).auth == ("c", "d")
 
 

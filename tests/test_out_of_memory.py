@@ -10,6 +10,7 @@ from app.handlers import Studio
 from app.reading import SampleShelf
 from app.scored import SCORED
 from app.session import SessionStore
+from app.settings import Place
 from longmem.errors import DocumentError, is_out_of_memory
 from longmem.memory_bank import MemoryBank
 from longmem.model import LongMemForCausalLM
@@ -94,6 +95,29 @@ def test_a_generation_without_memory_is_said_and_leaves_the_bank_alone(studio, m
     assert not view.busy
     assert state(studio.store.get("me").bank) == before
     assert not [thread for thread in threading.enumerate() if thread.name in ("longmem-write", "longmem-read")]
+    works_again(studio)
+
+
+@by_kind
+@pytest.mark.parametrize(("owner", "method"), [(LongMemForCausalLM, "read_segments"), (MemoryBank, "reserve")])
+def test_a_change_without_memory_leaves_the_document_as_it_was(studio, monkeypatch, error, owner, method):
+    before = state(studio.store.get("me").bank)
+    with monkeypatch.context() as patch:
+        failing(patch, owner, method, error)
+        view = list(studio.change_document("me", Place(0, 0.5), "purse", "ledger"))[-1]
+    assert "no memory left" in view.notice
+    assert "story" in view.documents
+    assert state(studio.store.get("me").bank) == before
+    works_again(studio)
+
+
+def test_a_change_that_fails_half_way_leaves_everything_as_it_was(studio, monkeypatch):
+    before = state(studio.store.get("me").bank)
+    with monkeypatch.context() as patch:
+        failing(patch, LongMemForCausalLM, "read_segments", OSError("whatever"), after=2)
+        view = list(studio.change_document("me", Place(0, 0.5), "purse " * 20, "ledger"))[-1]
+    assert "Something failed" in view.notice
+    assert state(studio.store.get("me").bank) == before
     works_again(studio)
 
 

@@ -68,15 +68,18 @@ def test_events_that_come_at_once_get_one_session():
 def test_creating_again_starts_with_an_empty_bank_and_stops_the_old_one(store):
     old = store.get("a")
     fill(old.bank)
-    assert store.create("a").bank.is_empty
-    assert old.stop_reading.is_set()
-    assert old.stop_generating.is_set()
+    with old.stops.working("reading") as reading, old.stops.working("generating") as generating:
+        assert store.create("a").bank.is_empty
+        assert reading.is_set()
+        assert generating.is_set()
 
 
 def test_freeing_stops_what_runs_and_forgets_the_bank(store):
     session = store.get("a")
+    session.stops.prepare("generating")
     store.free("a")
-    assert session.stop_generating.is_set()
+    with session.stops.working("generating") as stop:  # what waits does not begin
+        assert stop.is_set()
     assert "a" not in store
     store.free("a")  # a second goodbye does no harm
 

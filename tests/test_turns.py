@@ -1,9 +1,9 @@
-"""The lock of a session: actions exclude each other, and what is measured aside gives way to them."""
+"""Actions exclude each other, what is measured aside gives way to them, and a stop ends what it was pressed for."""
 
 import threading
 import time
 
-from app.turns import TurnLock
+from app.turns import Stops, TurnLock, Work
 
 
 def in_thread(work) -> threading.Thread:
@@ -67,3 +67,37 @@ def test_a_step_does_not_begin_while_an_action_goes_on_for_long():
         assert not has_turn
     with lock.aside(patience=0.01) as has_turn:
         assert has_turn
+
+
+def test_a_stop_reaches_what_runs_and_not_what_waits():
+    stops = Stops()
+    stops.prepare(Work.READING)
+    with stops.working(Work.READING) as first:
+        stops.prepare(Work.READING)
+        stops.stop(Work.READING)
+        stops.stop(Work.READING)  # pressed twice
+    with stops.working(Work.READING) as second:
+        assert first.is_set()
+        assert not second.is_set()
+
+
+def test_a_stop_while_two_wait_reaches_the_one_that_was_asked_for():
+    stops = Stops()
+    stops.prepare(Work.GENERATING)
+    stops.stop(Work.GENERATING)
+    stops.prepare(Work.GENERATING)
+    with stops.working(Work.GENERATING) as first:
+        assert first.is_set()
+    with stops.working(Work.GENERATING) as second:
+        assert not second.is_set()
+
+
+def test_a_stop_is_of_one_kind_of_work_and_without_any_it_does_nothing():
+    stops = Stops()
+    stops.stop(Work.GENERATING)
+    with stops.working(Work.GENERATING) as writing, stops.working(Work.READING) as reading:
+        stops.stop(Work.READING)
+        assert reading.is_set()
+        assert not writing.is_set()
+        stops.stop_all()
+        assert writing.is_set()

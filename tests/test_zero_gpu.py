@@ -23,6 +23,7 @@ from app.handlers import Studio
 from app.reading import SampleShelf
 from app.session import SessionStore
 from app.settings import MemorySettings, Place
+from app.turns import Work
 from app.zero_gpu import MOST_SECONDS, START_SECONDS, Effort, ZeroGpu
 from longmem.demonstrations import SENTIMENT_TEMPLATE
 from longmem.errors import LongMemError
@@ -264,15 +265,15 @@ def test_a_bank_on_the_disk_goes_with_its_visitor_and_is_written_when_it_has_cha
     assert kept(away) == []
 
 
-def wait(model, session, count: int) -> Iterator[int]:
+def wait(model, session, count: int, *, stop: threading.Event) -> Iterator[int]:
     """Gives numbers until it is stopped."""
     for number in range(count):
-        if session.stop_generating.wait(0.02):
+        if stop.wait(0.02):
             return
         yield number
 
 
-def change_and_die(model, session) -> Iterator[int]:
+def change_and_die(model, session, *, stop: threading.Event) -> Iterator[int]:
     """Empties memory, and is killed."""
     session.bank.clear()
     yield os.getpid()
@@ -286,7 +287,7 @@ def fail(model, session, error: Exception) -> None:
 
 def test_a_worker_that_is_killed_leaves_memory_as_it_was(away, gpu):
     before = bank(away)
-    given = away.work(change_and_die, away.store.get("me"), effort=Effort())
+    given = away.work(change_and_die, away.store.get("me"), effort=Effort(), stop=threading.Event())
     assert next(given) != os.getpid()
     with pytest.raises(LongMemError, match="taken away"):
         next(given)
@@ -307,19 +308,19 @@ def test_a_reading_that_is_killed_says_so_and_the_memory_stays(away, gpu):
 
 
 def test_a_stop_reaches_the_worker_and_what_was_done_stays(away):
-    away.prepare_reading("me")
+    away.prepare("me", Work.READING)
     for view in away.read_text("me", "long", STORY * 20):
         if "Reading" in view.status:
-            away.stop_reading("me")
+            away.stop("me", Work.READING)
     assert "Stopped" in view.status
     assert 0 < bank(away).documents[1].n_tokens < 20 * bank(away).documents[0].n_tokens
     session = away.store.get("me")
-    given = away.work(wait, session, 10_000, effort=Effort())
+    stop = threading.Event()
+    given = away.work(wait, session, 10_000, effort=Effort(), stop=stop)
     assert next(given) == 0
-    session.stop_generating.set()
+    stop.set()
     assert len(list(given)) < 1_000
-    session.stop_generating.clear()
-    given = away.work(wait, session, 10_000, effort=Effort())
+    given = away.work(wait, session, 10_000, effort=Effort(), stop=threading.Event())
     next(given)
     given.close()  # who asked has gone
     assert [name for name in kept(away) if name.endswith(".stop")] == []
@@ -327,9 +328,10 @@ def test_a_stop_reaches_the_worker_and_what_was_done_stays(away):
 
 def test_work_that_takes_too_long_ends_by_itself_and_says_so(away, monkeypatch):
     monkeypatch.setattr(zero_gpu, "START_SECONDS", 1)
-    given = []
+    given, stop = [], threading.Event()
     with pytest.raises(LongMemError, match="time for one call"):
-        given.extend(away.work(wait, away.store.get("me"), 10_000, effort=Effort()))
+        given.extend(away.work(wait, away.store.get("me"), 10_000, effort=Effort(), stop=stop))
+    assert stop.is_set()
     assert len(given) < 1_000
 
 
