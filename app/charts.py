@@ -140,7 +140,7 @@ def gate_bars(gates: pd.DataFrame, *, step: int | None = None) -> Figure:
         )
         figure.add_trace(bars)
     which = "mean over all tokens" if step is None else f"token {step}"
-    set_title(figure, f"What each head takes from memory · {which}", "share of a head's output that comes from memory")
+    set_title(figure, f"Taken from memory · {which}", "share of a head's output that comes from memory")
     figure.update_layout(bargap=0.25)
     figure.update_xaxes(title_text="layer·head", type="category")
     figure.update_yaxes(title_text="share from memory (%)", range=[0, 100])

@@ -38,6 +38,6 @@ def labelled(figure: Figure, label: str) -> Figure:
     if label:
         figure.add_annotation(
             text=label, xref="paper", yref="paper", x=1, y=1, xanchor="right", yanchor="top", showarrow=False,
-            font={"size": 10, "color": "white"}, bgcolor="rgba(84,84,84,0.9)", borderpad=2,
+            font_size=10, bgcolor="rgba(128,128,128,0.35)", borderpad=2,
         )  # fmt: skip
     return figure

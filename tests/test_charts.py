@@ -158,7 +158,7 @@ def test_an_empty_trace_says_so_instead_of_failing(draw, trace, chunks):
 
 def test_every_chart_has_an_empty_state(trace, chunks):
     assert "Layer 9" in message(charts.heads_by_chunk(trace, chunks, step=0, layer=9))
-    assert "gates" in message(charts.gate_bars(make_gates(trace), step=99))
+    assert "Nothing was taken" in message(charts.gate_bars(make_gates(trace), step=99))
     assert "Nothing" in message(charts.effect_strip(make_tokens().iloc[:0]))
 
 
