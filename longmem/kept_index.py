@@ -78,7 +78,7 @@ class IndexSettings:
         return min(most, self.nlist or 2 ** round(log2(sqrt(n_tokens))))
 
     def probes(self, lists: int) -> int:
-        return min(lists, self.nprobe or max(64, lists // 8))
+        return min(lists, self.nprobe or max(64, lists // 16))
 
 
 class Recall(NamedTuple):
