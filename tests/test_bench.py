@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -300,15 +299,6 @@ def test_wrong_words_end_with_one_line_and_exit_code_2(folder, words, said):
     assert done.exit_code == 2
     assert said in done.output
     assert len(done.stderr.strip().splitlines()) == 1
-
-
-def test_benchmarks_start_where_neither_the_application_nor_faiss_is_installed():
-    code = """if True:
-        import sys
-        sys.modules |= dict.fromkeys(["faiss", "gradio", "plotly", "app"])  # None: cannot be imported
-        import longmem.bench.run
-    """
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_a_recorded_run_becomes_a_table_with_ratio_spread_goal_and_machine(small, tmp_path):
