@@ -59,9 +59,10 @@ def _measured(bench: Workbench, bank: MemoryBank, peer: Any, segment: tuple[Tens
     )
     layers = len(bench.model.config.memory_layers)
     seconds["add"] = [taken / layers for taken in seconds["add"]]  # the peer's memory is of one layer
+    recalls = {"recall": 1.0 if bank.recall is None else bank.recall.share, "peer_recall": hits}
     return {
-        "peers_search_one": compared(seconds, "peer_search_one", "search_one", AS_FAST, peer_recall=hits),
-        "peers_search_many": compared(seconds, "peer_search_many", "search_many", AS_FAST, peer_recall=hits),
+        "peers_search_one": compared(seconds, "peer_search_one", "search_one", AS_FAST, **recalls),
+        "peers_search_many": compared(seconds, "peer_search_many", "search_many", AS_FAST, **recalls),
         "peers_add": compared(seconds, "peer_add", "add", AS_FAST),
     }
 

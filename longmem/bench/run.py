@@ -66,7 +66,7 @@ def table(result: dict) -> list[list[str]]:
     for name, row in result["ratios"].items():
         spread = f"{row['low']:.2f} to {row['high']:.2f}"
         met = "yes" if row["is_met"] else "no"
-        recall = f" (recall {row['recall']:.3f})" if "recall" in row else ""
+        recall = "".join(f" ({n.replace('_', ' ')} {row[n]:.3f})" for n in ("recall", "peer_recall") if n in row)
         rows.append([name, f"{row['a']} / {row['b']}{recall}", f"{row['ratio']:.2f}", spread, row["goal"], met])
     rows += [[name, "not measured", "-", "-", "-", "-"] for name in result["skipped"]]
     settings = result["settings"]
