@@ -127,16 +127,15 @@ def _take_memory(
     studio: Studio, session: Session, archive: MemoryArchive, settings: MemorySettings, stop: threading.Event
 ) -> Iterator[str]:
     """The archive's memory becomes the session's; gives the HTML of the progress where documents are read again."""
+    studio.check_search(settings.backend)
     if archive.bank is not None:
-        studio.store.reserve(session, archive.bank.nbytes)
+        studio.settle(session, archive.bank, settings.backend)
         session.bank, session.settings = archive.bank, studio.own_settings(settings)
-        if settings.backend != session.bank.backend:
-            session.bank.use_backend(settings.backend)
-        studio.store.settle(session)
         return
     documents = [Document.from_text(saved.name, saved.text) for saved in archive.documents]
-    session.settings = studio.own_settings(settings)
-    session.bank = studio.model_of(session).new_bank(capacity=archive.capacity, backend=settings.backend)
+    chunks = {"chunk_size": settings.chunk_size, "retrieved_tokens": settings.retrieved_tokens}
+    bank = studio.model.with_retrieval(**chunks).new_bank(capacity=archive.capacity, backend=settings.backend)
+    session.bank, session.settings = bank, studio.own_settings(settings)
     following = 0
     for document, wanted in zip(documents, _ids(archive), strict=True):
         for _ in range(wanted - following):

@@ -109,9 +109,6 @@ def _wire_reading(
         buttons = gr.update(interactive=not view.busy), gr.update(interactive=view.busy)
         return view.status, view.notice, *buttons, *mine
 
-    def show_memory(request: gr.Request) -> tuple:
-        return memory.shown(studio.look(request.session_hash))
-
     def prepare(request: gr.Request) -> tuple:
         studio.prepare(request.session_hash, Work.EXAMPLES)
         return markup.note("Waiting for the model…"), gr.update(interactive=False), gr.update(interactive=True)
@@ -131,7 +128,7 @@ def _wire_reading(
     ready = part.read.click(prepare, None, [part.status, part.read, part.stop], queue=False, **PRIVATE)
     outputs = [part.status, notice, part.read, part.stop, document, part.held]
     read_all = ready.then(read, part.source, outputs, **QUEUED)
-    read_all.then(show_memory, None, memory.outputs, queue=False, **PRIVATE)
+    read_all.then(memory.now, None, memory.outputs, queue=False, **PRIVATE)
     part.stop.click(stop, None, [part.status, part.stop], queue=False, **PRIVATE)
     gr.on([page.select, document.input], refresh, document, [document, part.held], queue=False, **PRIVATE)
 

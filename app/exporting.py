@@ -27,10 +27,9 @@ from app.session import Run
 from longmem.errors import LongMemError
 
 MAIN = "trace"
-# Spreadsheets compute what begins so; the wide forms too, where the language of the system is an East Asian one.
-FORMULA_BEGINNINGS = tuple("=+-@\t\r\n＝＋－＠")
 GUARD = "'"
-# Where a cell begins, or would if it were parted there; then what a spreadsheet passes over before a formula.
+# Where a cell begins, or would if it were parted there; then what a spreadsheet passes over before a formula. The wide
+# signs begin one where the language of the system is an East Asian one.
 _BEGINS = r"(?:\A|(?<=[;|\t\r\n]))"
 _FORMULA = r'(?:[^\S\t\r\n]|")*[=+\-@＝＋－＠]'
 _UNGUARDED = re.compile(rf"{_BEGINS}(?={GUARD}*{_FORMULA})|\A(?={GUARD}*[\t\r\n])")

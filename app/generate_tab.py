@@ -171,9 +171,6 @@ def _wire_runs(
         for view in studio.go_on(request.session_hash, more, settings, keep=keep):
             yield (*shown(view), gr.skip() if view.busy or view.notice else "")
 
-    def show_memory(request: gr.Request, *chosen: int | None) -> tuple:
-        return memory.shown(studio.look(request.session_hash), *chosen)
-
     def stop(request: gr.Request) -> tuple:
         studio.stop(request.session_hash, Work.GENERATING)
         return markup.note("Stopping after this token…"), gr.update(interactive=False)
@@ -190,5 +187,5 @@ def _wire_runs(
     )
     runs = [ready.then(run, inputs, outputs, **turn), another.then(run, inputs, outputs, **turn), further]
     for each in runs:  # what was kept is in memory, and searches may have been compared with exact ones
-        each.then(show_memory, memory.choices, memory.outputs, queue=False, **PRIVATE)
+        each.then(memory.now, memory.choices, memory.outputs, queue=False, **PRIVATE)
     return runs

@@ -15,7 +15,7 @@ from app.gutenberg import fetch_book
 from app.markup import MemoryLine
 from app.reading import Progress, check_length, read
 from app.session import Session
-from app.settings import MemorySettings, Place
+from app.settings import SEARCHES, MemorySettings, Place
 from app.studio import StudioBase, alone, news, said
 from app.turns import Work
 from app.zero_gpu import WORKERS, Effort
@@ -23,6 +23,7 @@ from longmem.documents import Document
 from longmem.errors import LongMemError
 from longmem.memory_bank import MemoryBank
 from longmem.model import LongMemForCausalLM
+from longmem.search import INDEXED
 
 MAX_PASTE = 5_000_000  # characters
 
@@ -106,15 +107,15 @@ class MemoryHandlers(StudioBase):
         n_tokens = len(changed.encode(self.model.tokenizer).token_ids)
         self.store.reserve(session, session.bank.nbytes + session.bank.nbytes_with(n_tokens, changed.text))
         try:
-            fresh = copy.deepcopy(session.bank)
-            self.model.forget(fresh, document)
-            for progress in read(self.model_of(session), changed, fresh, stop):
+            fresh = Session(session.key, copy.deepcopy(session.bank), settings=session.settings)
+            self.model.forget(fresh.bank, document)
+            for progress in self.read_one(fresh, changed, n_tokens, stop):
                 title = f"Reading {changed.name}"
                 yield markup.progress(title, progress.done, progress.total, progress.seconds)
         finally:
             self.store.settle(session)
         if not stop.is_set():
-            session.bank = fresh
+            session.bank = fresh.bank
 
     def look(self, key: str) -> MemoryView:
         """What is in memory now."""
@@ -149,6 +150,7 @@ class MemoryHandlers(StudioBase):
         unknown = sorted(set(wanted.layers) - set(self.model.config.memory_layers))
         if unknown:
             raise LongMemError(f"Layers {unknown} have no memory; {self.model.config.memory_layers} have.")
+        self.check_search(wanted.backend)
         self.model.with_retrieval(chunk_size=wanted.chunk_size, retrieved_tokens=wanted.retrieved_tokens)
         if wanted.chunk_size != bank.chunk_size:
             yield from self._read_again(session, wanted, stop)
@@ -157,22 +159,36 @@ class MemoryHandlers(StudioBase):
             self.store.reserve(session, bank.nbytes)
             bank.resize(wanted.capacity)
             self.store.settle(session)
+        session.settings = self.own_settings(replace(wanted, backend=bank.backend))
         if wanted.backend != bank.backend:
             yield markup.note("Changing the search: an index is made of what is in memory…")
             self._search_by(session, wanted.backend)
-        session.settings = self.own_settings(wanted)
+            session.settings = self.own_settings(wanted)
+
+    def check_search(self, backend: str) -> None:
+        """Errors: LongMemError for an index where every worker would have to make it anew."""
+        if self.zero_gpu is not None and backend in INDEXED:
+            exact = ", ".join(search for search in SEARCHES if search not in INDEXED)
+            raise LongMemError(
+                f"Search is {backend!r}; on ZeroGPU it must be one of {exact}: an index does not travel."
+            )
 
     def _search_by(self, session: Session, backend: str) -> None:
         """Another search, with its index made now; where there is no room for that, the one before."""
-        bank = session.bank
-        before = bank.backend
-        bank.use_backend(backend)
+        before = session.bank.backend
+        try:
+            self.settle(session, session.bank, backend)
+        except Exception:
+            session.bank.use_backend(before)
+            raise
+
+    def settle(self, session: Session, bank: MemoryBank, backend: str) -> None:
+        """Give a bank its search, with its index made now. Errors: LongMemError where there is no room for one."""
+        if backend != bank.backend:
+            bank.use_backend(backend)
         try:
             self.store.reserve(session, bank.nbytes_with(0))
             bank.settle()
-        except Exception:
-            bank.use_backend(before)
-            raise
         finally:
             self.store.settle(session)
 

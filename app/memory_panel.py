@@ -50,12 +50,14 @@ class MemoryPanel:
 class MemoryWiring:
     """What other parts of the page need to read into memory: views go to `outputs` by way of `shown`.
 
+    `now` is an event for `outputs` that shows what is in memory, and leaves status, notice and Stop as they are.
     `offer` gives a dropdown that comes into sight the documents in memory: Gradio loses its value before that.
     """
 
     outputs: list
     choices: Sequence[gr.Dropdown]
     shown: Callable[..., tuple]
+    now: Callable[..., tuple]
     prepare: Callable
     offer: Callable
     ready: dict
@@ -184,6 +186,10 @@ def _wiring(
         values = [value if fill and not view.busy else gr.skip() for value in settings.values()]
         return view.documents, view.gauge, view.status, view.notice, gr.update(visible=view.busy), *choices, *values
 
+    def now(request: gr.Request, *chosen: int | None) -> tuple:
+        documents, gauge, _status, _notice, _stop, *others = shown(studio.look(request.session_hash), *chosen)
+        return documents, gauge, gr.skip(), gr.skip(), gr.skip(), *others
+
     def prepare(request: gr.Request):
         studio.prepare(request.session_hash, Work.READING)
         return markup.note("Waiting for the model…"), gr.update(visible=True)
@@ -195,7 +201,7 @@ def _wiring(
 
     ready = {"outputs": [panel.status, panel.stop], "queue": False, **PRIVATE}
     queued = {**PRIVATE, "concurrency_id": "model", "concurrency_limit": 1, "show_progress_on": panel.status}
-    return MemoryWiring(outputs, documents_choices, shown, prepare, offer, ready, queued)
+    return MemoryWiring(outputs, documents_choices, shown, now, prepare, offer, ready, queued)
 
 
 def _wire_reading(studio: Studio, panel: MemoryPanel, wiring: MemoryWiring) -> None:

@@ -43,12 +43,13 @@ SMALL = 500_000_000  # parameters; a larger model is that much slower
 USABLE = 0.75  # of the seconds: then a worker stops by itself, to save what it has
 POLL_SECONDS = 0.05
 BACK = ("run", "written", "chosen", "head", "switches")  # fields of a session that come back from a worker
+AS_IT_WAS = "as it was"  # in the place of a text that no worker goes on with
 WORKERS = "ZeroGPU lends a GPU to every call that reads, writes or scores"
 KILLED = (
     "The GPU was taken away before this had ended: what is in your memory is as it was. Try it again, or with a "
     "shorter text."
 )
-OVER = "The GPU's time for one call ({} s) was over: what was done until then is kept. Go on with the rest by itself."
+OVER = "The GPU's time for one call ({} s) was over, and it was stopped there. Go on with less at once."
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,8 @@ class ZeroGpu:
             changed = session is not None and self._put_away(session.bank, job, before)
         except Exception as raised:
             changed, error = False, _picklable(raised)
-        yield pickle.dumps(Outcome(_changes(session, job), changed, error, late.is_set()))
+        is_late = job.can_stop and late.is_set()  # what could not be stopped was done after all
+        yield pickle.dumps(Outcome(_changes(session, job), changed, error, is_late))
 
     def _put_away(self, bank: MemoryBank, job: Job, before: tuple) -> bool:
         """Save the bank where it is another than before, and keep it at hand; whether it is."""
@@ -248,7 +250,7 @@ class ZeroGpu:
 
 def _version(bank: MemoryBank) -> tuple:
     """Another whenever the files of a bank would differ."""
-    return (*bank.version, bank.capacity, bank.next_document)
+    return (*bank.version, bank.capacity, bank.next_document, bank.backend)
 
 
 def _remove(folder: Path, process: int) -> None:
@@ -260,7 +262,8 @@ def _remove(folder: Path, process: int) -> None:
 def _state(session: Session) -> dict:
     """What a worker must know of a session; of its run the number alone."""
     fields = ("chosen", "head", "switches", "settings")
-    return {name: getattr(session, name) for name in fields} | {"run": session.run and _bare(session.run)}
+    others = {"run": session.run and _bare(session.run), "written": AS_IT_WAS}
+    return {name: getattr(session, name) for name in fields} | others
 
 
 def _bare(run: Run) -> Run:
@@ -272,7 +275,7 @@ def _changes(session: Session | None, job: Job) -> dict:
     """Fields of the session that the work has set, on the CPU."""
     if session is None:
         return {}
-    if session.written is not None:
+    if session.written not in (None, AS_IT_WAS):
         session.written = session.written.to("cpu")
     return {name: getattr(session, name) for name in BACK if getattr(session, name) is not job.state.get(name)}
 

@@ -8,6 +8,7 @@ token slots, C chunks (n of them), S token slots per chunk, K retrieved tokens (
 provenance, CHUNK_FIELDS.
 """
 
+import copy
 import itertools
 from collections.abc import Iterator
 
@@ -55,6 +56,14 @@ class ChunkRing:
         self._tables: tuple[Tensor, Tensor] | None = None
         self.revision = 0  # another after every change
         self._device, self._store = device, store
+
+    def __deepcopy__(self, memo: dict) -> "ChunkRing":
+        """Its values live where those of this one do."""
+        twin = copy.copy(self)
+        twin._rows_C6, twin._tables = self._rows_C6.copy(), None
+        twin.keys, twin.means, twin.norms = ([t.clone() for t in ts] for ts in (self.keys, self.means, self.norms))
+        twin.values = [self._store.empty(v.shape, v.dtype).copy_(v) for v in self.values]
+        return twin
 
     @property
     def rows_C6(self) -> np.ndarray:

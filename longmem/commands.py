@@ -26,11 +26,12 @@ Backend = Annotated[
     typer.Option(
         "--backend",
         help="How memory is searched: torch, torch-coarse, faiss-cpu or faiss-gpu; for millions of tokens, with an "
-        "index: faiss-ivf, faiss-hnsw, faiss-sq8 or faiss-shards.",
+        "index: faiss-ivf, faiss-hnsw, faiss-sq8 or faiss-shards. Default: torch; in `bench search` all.",
     ),
 ]
 ValuesFolder = Annotated[
-    Path | None, typer.Option("--values-folder", help="Keep the values of memory in a file there, not in memory.")
+    Path | None,
+    typer.Option("--values-folder", help="Keep the values in a file there while memory is filled and searched."),
 ]
 
 

@@ -27,7 +27,7 @@ import httpx
 
 from app import ui
 from app.bundle import load_bundle, write_bundle
-from app.exporting import FORMATS, FORMULA_BEGINNINGS, export_trace
+from app.exporting import FORMATS, export_trace
 from app.markup import MemoryLine, documents_list
 from app.report import About, build_report
 from longmem import confined
@@ -44,6 +44,7 @@ CLOCK = 60  # times as long by the clock: what else runs on the machine decides 
 MOST_SECONDS = LIMITS.seconds + 4  # of a processor, the start of a process and all that is not parsed apart with it
 MOST_MIB = 700  # by which the program itself may grow, besides the process that parses
 ROOT = Path(__file__).parent.parent
+FORMULA_BEGINNINGS = tuple("=+-@\t\r\n＝＋－＠")  # of a cell that a spreadsheet computes
 EDITED = ROOT / "assets"
 SLOW_KINDS = ("HTML", "PDF", "EPUB", "DOCX")  # a process is started for each
 

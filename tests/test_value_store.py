@@ -1,5 +1,6 @@
 """Values in a file are those in memory, and the file is gone with the bank."""
 
+import copy
 import os
 from collections import namedtuple
 from pathlib import Path
@@ -129,3 +130,16 @@ def test_a_bank_on_a_gpu_may_keep_its_values_off_it(place):
     assert banks[1]._ring.values[0].device.type == "cpu"
     for one, other in zip(*(vars(each).values() for each in found), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="/proc tells what is mapped")
+def test_a_copy_of_a_bank_has_its_values_where_the_bank_has_them(tmp_path):
+    bank = a_bank(values="mapped", values_folder=tmp_path)
+    bank.add(bank.begin_document("d"), *torch.randn(2, len(LAYERS), G, 40, D))
+    before = mapped(tmp_path)
+    copied = copy.deepcopy(bank)
+    assert mapped(tmp_path) == 2 * before > 0
+    assert copied.nbytes == bank.nbytes
+    bank.clear()
+    queries = torch.randn(1, G, 3, D)
+    assert copied.search(4, queries, n_chunks=2).values_BHTKD.abs().sum() > 0

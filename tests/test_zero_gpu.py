@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -280,6 +281,11 @@ def change_and_die(model, session, *, stop: threading.Event) -> Iterator[int]:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def sleep_and_say(model, session) -> str:
+    time.sleep(0.9)
+    return "done"
+
+
 def fail(model, session, error: Exception) -> None:
     session.bank.clear()
     raise error
@@ -365,6 +371,43 @@ def test_settings_of_a_visitor_hold_in_a_worker_too(plain, away):
     assert bank(away).chunk_size == 8
     assert isinstance(away.store.get("me").settings, MemorySettings)
     assert same_run(plain.store.get("me").run, away.store.get("me").run)
+
+
+def test_the_search_of_a_visitor_holds_in_a_worker_too_and_an_index_is_refused(away):
+    values = {"capacity": 512, "chunk_size": 4, "retrieved_tokens": 16, "layers": (1, 3)}
+    assert last(away.set_memory("me", values | {"backend": "torch-coarse"})).notice == ""
+    list(away.read_text("me", "later", LATER))
+    assert bank(away).backend == "torch-coarse"
+    notice = last(away.set_memory("me", values | {"backend": "faiss-sq8"})).notice
+    assert "on ZeroGPU it must be one of torch, torch-coarse" in notice
+    assert bank(away).backend == away.store.get("me").settings.backend == "torch-coarse"
+
+
+def test_a_document_is_changed_by_a_worker(plain, away, gpu):
+    for studio in (plain, away):
+        assert last(studio.change_document("me", Place(0, 0.5), "A gull cried. ", "")).notice == ""
+    assert same_bank(bank(plain), bank(away))
+    assert "A gull cried." in bank(away).documents[1].text
+    assert len(gpu.seconds) == 1
+
+
+def test_a_text_that_failed_leaves_none_to_go_on_with(plain, away, gpu, monkeypatch):
+    for studio in (plain, away):
+        list(studio.generate("me", "The keeper", SETTINGS))
+        assert studio.store.get("me").written is not None
+        assert last(studio.generate("me", "", SETTINGS)).notice != ""
+        assert studio.store.get("me").written is not None  # refused before anything was done
+    gpu.end()
+    monkeypatch.setattr("app.generating.begin", lambda *_, **__: 1 / 0)  # a new worker is forked with it
+    gpu.workers.clear()
+    for studio in (plain, away):
+        assert "Something failed" in last(studio.generate("me", "The keeper", SETTINGS)).notice
+        assert studio.store.get("me").written is None
+
+
+def test_what_could_not_be_stopped_and_was_done_is_kept_though_it_was_late(away, monkeypatch):
+    monkeypatch.setattr(zero_gpu, "START_SECONDS", 1)
+    assert away.ask(sleep_and_say, away.store.get("me"), effort=Effort()) == "done"
 
 
 def test_what_is_asked_for_grows_with_the_work_up_to_a_limit():

@@ -7,7 +7,6 @@ recorded has the form of `python -m longmem bench`: each ratio is of seconds to 
 import argparse
 import datetime
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -15,14 +14,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import ProxyHandler, build_opener
 
 import transformers
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from longmem.bench import run
 from longmem.bench.timing import Goal, compared
 from longmem.bench.workbench import cpu_name
 from longmem.evaluation.report import markdown
+from longmem.options import typed
 from longmem.records import write_json
 from tests.browser.conftest import CHROMIUM, SLOW
 
@@ -65,10 +66,23 @@ def started(browser: Browser) -> Iterator[tuple[str, float]]:
     url, begun = f"http://127.0.0.1:{port}", time.perf_counter()
     process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     try:
+        while not answers(url):
+            if process.poll() is not None:
+                raise SystemExit(f"python app.py ended with {process.returncode}.")
+            time.sleep(0.05)
         yield url, open_page(browser, url, begun)
     finally:
         process.terminate()
         process.wait()
+
+
+def answers(url: str) -> bool:
+    """Whether a server is there."""
+    try:
+        with build_opener(ProxyHandler({})).open(url, timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 def open_page(browser: Browser, url: str, begun: float | None = None) -> float:
@@ -77,12 +91,7 @@ def open_page(browser: Browser, url: str, begun: float | None = None) -> float:
     page = context.new_page()
     page.set_default_timeout(SLOW)
     begun = time.perf_counter() if begun is None else begun
-    while True:
-        try:
-            page.goto(url, wait_until="commit")
-            break
-        except Error:  # the server is not up yet
-            time.sleep(0.05)
+    page.goto(url, wait_until="commit")
     page.wait_for_selector("#lm-generate:not([disabled])")
     taken = time.perf_counter() - begun
     context.close()
@@ -121,7 +130,7 @@ def measure(starts: int, opens: int, selections: int) -> tuple[dict[str, list[fl
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for _ in range(starts):
-            with started(browser) as (url, taken):
+            with started(browser) as (_, taken):
                 seconds["start_to_usable_page"].append(taken)
         with started(browser) as (url, _):
             seconds["opened_to_usable_page"] += [open_page(browser, url) for _ in range(opens)]
@@ -167,8 +176,7 @@ def main() -> None:
     parser.add_argument("--selections", type=int, default=20)
     parser.add_argument("--json", type=Path, help="where to record it")
     given = parser.parse_args()
-    command = shlex.join(["python", "-m", "tests.browser.page_speed", *(a for a in sys.argv[1:] if "/" not in a)])
-    result = record(*measure(given.starts, given.opens, given.selections), command)
+    result = record(*measure(given.starts, given.opens, given.selections), typed("tests.browser.page_speed"))
     if given.json is not None:
         write_json(given.json, result)
     print(markdown(run.table(result)))
