@@ -18,7 +18,10 @@ def add_bench(app: typer.Typer) -> None:
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="read, add, search, index, generate, context, peers, or all.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="read, add, search, index, generate, context, peers, several with commas between, or all."),
+    ],
     documents: Annotated[
         list[Path] | None, typer.Option("--document", help="Text to read; default: the sample in the box.")
     ] = None,

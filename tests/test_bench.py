@@ -14,7 +14,7 @@ from longmem import kept_index
 from longmem.__main__ import app
 from longmem.bench import peers
 from longmem.bench.bank_speed import adding, product, recall, searching
-from longmem.bench.run import BENCHMARKS, notes, run_bench, table
+from longmem.bench.run import BENCHMARKS, chosen, notes, run_bench, table
 from longmem.bench.timing import Goal, Timed, compared, in_turn
 from longmem.bench.workbench import BenchOptions, Sizes, Workbench
 from longmem.errors import LongMemError, SearchBackendError
@@ -249,6 +249,7 @@ def test_a_missing_peer_says_how_to_install_it_and_is_skipped_by_all(small, monk
 
 
 def test_wrong_input_is_named_before_anything_is_measured(small, tmp_path):
+    assert chosen("add,read") == ["add", "read"]
     with pytest.raises(LongMemError, match=r"NAME is 'speed'; it must be one of read, add, search, .*all"):
         run_bench("speed", small())
     with pytest.raises(LongMemError, match="--rounds is 0; it must be at least 1"):

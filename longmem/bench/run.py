@@ -27,10 +27,13 @@ ALL = "all"
 
 
 def chosen(name: str) -> list[str]:
-    """The benchmarks that a name means. Errors: LongMemError where it is none."""
-    if name != ALL and name not in BENCHMARKS:
-        raise LongMemError(f"NAME is {name!r}; it must be one of {', '.join(BENCHMARKS)}, {ALL}.")
-    return list(BENCHMARKS) if name == ALL else [name]
+    """The benchmarks that a name, or several with commas between, mean. Errors: LongMemError where one is none."""
+    names = list(BENCHMARKS) if name == ALL else name.split(",")
+    for each in names:
+        if each not in BENCHMARKS:
+            allowed = f"{', '.join(BENCHMARKS)}, {ALL}, or several with commas between"
+            raise LongMemError(f"NAME is {each!r}; it must be one of {allowed}.")
+    return names
 
 
 def run_bench(name: str, options: BenchOptions) -> dict:
