@@ -36,8 +36,8 @@ def test_a_result_names_its_command_and_the_model_that_is_here(path, sidenet_has
         assert result["command"].startswith("python -m tests.")
         return
     assert result["evaluation"] in MODULES
-    verb = "bench " if result["evaluation"] == "bench" else "evaluate "
-    assert result["command"].startswith(f"python -m longmem {verb}")
+    bench = ("python -m longmem bench ", "python -m tests.browser.page_speed")
+    assert result["command"].startswith(bench if result["evaluation"] == "bench" else "python -m longmem evaluate ")
     if result["evaluation"] != "comparison":  # which compares short trainings on a backbone that it names
         assert result["model"]["fingerprint"] == config["backbone_fingerprint"]
         assert result["model"].get("sidenet", sidenet_hash) == sidenet_hash  # older results name the backbone alone

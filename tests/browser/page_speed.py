@@ -6,6 +6,7 @@ recorded has the form of `python -m longmem bench`: each ratio is of seconds to 
 
 import argparse
 import datetime
+import json
 import os
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from longmem.bench.workbench import cpu_name
 from longmem.evaluation.report import markdown
 from longmem.options import typed
 from longmem.records import write_json
-from tests.browser.conftest import CHROMIUM, SLOW
+from tests.browser.conftest import CHROMIUM, MODEL, SLOW
 
 ROOT = Path(__file__).parents[2]
 GOALS = {  # seconds
@@ -162,7 +163,7 @@ def record(seconds: dict[str, list[float]], used: int, command: str) -> dict:
             "transformers": transformers.__version__,
             "tokens_in_memory": used,
         },
-        "model": {},
+        "model": {"fingerprint": json.loads((MODEL / "config.json").read_text())["backbone_fingerprint"]},
         "date": datetime.date.today().isoformat(),
         "ratios": ratios,
         "skipped": {},
