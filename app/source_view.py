@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from app.session import Run
-from app.source_choice import RUN, SourceChoice
+from app.source_choice import SourceChoice
 from app.source_groups import (
     Chosen,
     exact,
@@ -148,14 +148,6 @@ def view_source(run: Run, chosen: Chosen, choice: SourceChoice, spans: TokenSpan
         rows=_rows(run, choice, groups.head(MAX_ROWS), spans),
         chunk=chunk,
     )
-
-
-def page_at_chunk(run: Run, chunk: int, spans: TokenSpans) -> SourceView | None:
-    """The page that a chunk stands on, tinted for the whole run, and the tokens that looked at it; None if unknown."""
-    place = chunk_place(run, chunk)
-    if place is None:
-        return None
-    return view_source(run, (None, None), SourceChoice(scope=RUN).at_place(place.document, place.start, chunk), spans)
 
 
 def chunk_place(run: Run, chunk: int) -> ChunkPlace | None:

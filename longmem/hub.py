@@ -15,7 +15,7 @@ LOADING = """from longmem import LongMemForCausalLM
 model = LongMemForCausalLM.from_pretrained("{}")"""
 
 
-def push(
+def push_to_hub(
     model: PreTrainedModel,
     repo_id: str,
     *,

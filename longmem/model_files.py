@@ -12,7 +12,7 @@ from transformers.utils import cached_file
 from longmem.backbone import load_backbone
 from longmem.config import LongMemConfig, choose_device, preset_settings
 from longmem.errors import BankMismatchError, LongMemError
-from longmem.hub import push
+from longmem.hub import push_to_hub
 
 SIDENET_PREFIX = "sidenet."
 
@@ -132,19 +132,7 @@ class ModelFiles:
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(str(save_directory))
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: bool | str | None = None,
-        commit_message: str = "Upload a LongMem model",
-        revision: str | None = None,
-        create_pr: bool = False,
-    ) -> str:
-        """See `longmem.hub.push`: weights, configuration, tokenizer and model card; returns the commit's address."""
-        options = {"private": private, "token": token, "revision": revision, "create_pr": create_pr}
-        return push(self, repo_id, commit_message=commit_message, **options)
+    push_to_hub = push_to_hub
 
 
 def _default_window(config: Any, chunk_size: int) -> int:

@@ -19,7 +19,6 @@ from app.source_view import (
     PAGE,
     SourceView,
     chunk_place,
-    page_at_chunk,
     page_bounds,
     page_parts,
     view_source,
@@ -241,6 +240,12 @@ def test_another_token_is_followed_to_its_place_unless_the_page_stays(run):
 # Chunks
 
 
+def page_at_chunk(run, chunk, spans):
+    """The page that a chunk stands on, tinted for the whole run."""
+    place = chunk_place(run, chunk)
+    return view_source(run, (None, None), SourceChoice(scope=RUN).at_place(place.document, place.start, chunk), spans)
+
+
 def test_a_chunk_is_shown_on_its_page_with_every_token_that_looked_at_it(run, spans):
     chunk = int(run.trace.chunk.mode()[0])
     at = page_at_chunk(run, chunk, spans)
@@ -258,7 +263,6 @@ def test_a_chunk_without_weight_is_shown_without_a_tint(run, spans):
     (here,) = [part for part in at.page.parts if part.here]
     assert (here.weight, here.text) == (0.0, at.chunk.text)
     assert "No token of this run looked at it" in source_html(at)
-    assert page_at_chunk(run, 10**6, spans) is None
     assert chunk_place(run, 10**6) is None
 
 

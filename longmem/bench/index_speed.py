@@ -5,10 +5,9 @@ Shapes: L memory layers, G key-value heads, H query heads, T tokens, D head dime
 
 import copy
 
-import torch
 from torch import Tensor
 
-from longmem.bench.bank_speed import SEARCHES, recall, searching
+from longmem.bench.bank_speed import ASKED, SEARCHES, found_by, recall, searching
 from longmem.bench.timing import AS_FAST, Timed, compared, in_turn, seconds_of
 from longmem.bench.workbench import Workbench
 from longmem.documents import segments
@@ -16,8 +15,6 @@ from longmem.errors import LongMemError
 from longmem.memory_bank import MemoryBank
 from longmem.reading import batches
 from longmem.search import INDEXED
-
-ASKED = 64  # queries that recall is measured on, one at a time, as in generation
 
 
 def index(bench: Workbench) -> dict:
@@ -31,7 +28,7 @@ def index(bench: Workbench) -> dict:
     bank, queries_1HTD = _read(bench)
     exact = copy.copy(bank)  # the copies share what was read; nobody writes to it
     exact.use_backend("torch")
-    of_exact = _found(bench, exact, queries_1HTD)
+    of_exact = found_by(bench, exact, queries_1HTD)
     found = {}
     for name in names:
         indexed = copy.copy(bank)
@@ -44,15 +41,10 @@ def index(bench: Workbench) -> dict:
             exact=Timed(searching(bench, exact, one), times=SEARCHES),
             **{name: Timed(searching(bench, indexed, one), times=SEARCHES)},
         )
-        more = {"recall": recall(_found(bench, indexed, queries_1HTD), of_exact), "tokens": bank.n_tokens}
+        more = {"recall": recall(found_by(bench, indexed, queries_1HTD), of_exact), "tokens": bank.n_tokens}
         more |= {"made_in_seconds": made, "index_bytes": indexed.nbytes - exact.nbytes}
         found[f"index_{name.replace('-', '_')}"] = compared(seconds, "exact", name, AS_FAST, **more)
     return found
-
-
-def _found(bench: Workbench, bank: MemoryBank, queries_1HTD: Tensor) -> Tensor:
-    """The chunks [.., C] found for each query by itself."""
-    return torch.cat([searching(bench, bank, q)().chunks_BHTC for q in queries_1HTD.split(1, dim=2)], dim=2)
 
 
 def _read(bench: Workbench) -> tuple[MemoryBank, Tensor]:
