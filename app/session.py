@@ -103,7 +103,8 @@ class Session:
     def memory_version(self) -> tuple[int, int, int, int]:
         """Other whenever a run on this memory could find something else."""
         retrieved = 0 if self.settings is None else self.settings.retrieved_tokens
-        retrieved += 1_000 * BACKENDS.index(self.bank.backend)  # an index may find other chunks; 0 is the exact search
+        # An index may find other chunks. Saved runs have four numbers, and retrieved tokens are fewer than a thousand.
+        retrieved += 1_000 * BACKENDS.index(self.bank.backend)
         return (*self.bank.version, retrieved)
 
     def stop(self) -> None:
